@@ -1,0 +1,167 @@
+"""Starting and stopping Ray and the roles: resources, environments, rendezvous.
+
+Whoever spawns owns: `stop` frees containers first, then kills every actor, then Ray where this process started it.
+Roles start side by side; `spawn` returns when each has answered, or raises with the first cause.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from pgrpo_ray.actors import roles, waits
+from pgrpo_ray.config import RunConfig
+from pgrpo_ray.errors import EnvironmentFault
+from pgrpo_ray.types import Problem
+
+CLOSE_TIMEOUT_S = 5.0
+"""For the execution pool to remove its containers; a killed pool's containers end by themselves (stdin closes)."""
+
+
+@dataclass(frozen=True)
+class Models:
+    """Where the two models lie: folders or hub names, `starter` already resolved."""
+
+    policy: str
+    reward_model: str
+
+
+@dataclass
+class Fleet:
+    """Handles of all actors."""
+
+    execution: Any = None
+    reward: Any = None
+    recorder: Any = None
+    rollout: list[Any] = field(default_factory=list)
+    learner: list[Any] = field(default_factory=list)
+
+    def all(self) -> list[Any]:
+        """Every handle that exists."""
+        return [actor for actor in (self.execution, self.reward, self.recorder, *self.rollout, *self.learner) if actor]
+
+
+@contextlib.contextmanager
+def ray_session(config: RunConfig) -> Iterator[None]:
+    """Join or start Ray for the length of the block."""
+    section = config.cluster
+    if section.address == "local":
+        # Stages of a step take turns, so logical CPUs may exceed the real ones; too few would leave a role pending.
+        cpus = max(os.cpu_count() or 1, _cpus_wanted(config))
+        options = {"address": "local", "num_cpus": cpus, "include_dashboard": section.dashboard}
+    else:
+        options = {"address": section.address}
+    try:
+        ray.init(logging_level="ERROR", log_to_driver=False, configure_logging=False, **options)
+    except (ConnectionError, RayError, RuntimeError) as error:
+        raise EnvironmentFault(
+            f"Ray at cluster.address={section.address!r} cannot be reached or started: {error}"
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextlib.contextmanager
+def fleet(config: RunConfig, models: Models, sandbox_kind: str, problems: list[Problem]) -> Iterator[Fleet]:
+    """Spawn every role for the length of the block."""
+    actors = Fleet()
+    try:
+        _spawn(actors, config, models, sandbox_kind, problems)
+        yield actors
+    finally:
+        _stop(actors)
+
+
+def _spawn(actors: Fleet, config: RunConfig, models: Models, sandbox_kind: str, problems: list[Problem]) -> None:
+    timeout_s = config.cluster.startup_timeout_s
+    actors.execution = _actor(
+        roles.ExecutionRole, cpus=1, threads=1, max_concurrency=2 * config.sandbox.slots + 2
+    ).remote(config, sandbox_kind, ray.put(problems))
+    actors.learner = [
+        _actor(
+            roles.LearnerRole,
+            cpus=config.learner.threads_per_rank,
+            gpus=config.learner.gpus_per_rank,
+            threads=config.learner.threads_per_rank,
+        ).remote(config, models.policy)
+        for _ in range(config.learner.num_ranks)
+    ]
+    actors.rollout = [
+        _actor(
+            roles.RolloutRole,
+            cpus=config.rollout.threads_per_worker,
+            gpus=config.rollout.gpus_per_worker,
+            threads=config.rollout.threads_per_worker,
+            env=_VLLM_ENV if config.rollout.gpus_per_worker else _VLLM_ENV | _VLLM_CPU_ENV,
+        ).remote(config, models.policy, index)
+        for index in range(config.rollout.num_workers)
+    ]
+    actors.reward = _actor(
+        roles.RewardRole,
+        cpus=config.reward_model.threads,
+        gpus=config.reward_model.gpus,
+        threads=config.reward_model.threads,
+    ).remote(config, models.reward_model, {problem.id: problem.prompt for problem in problems})
+    actors.recorder = _actor(roles.RecorderRole, cpus=0, threads=1).remote()
+
+    host, port = waits.get(actors.learner[0].endpoint.remote(), timeout_s, "learner")
+    joins = [actor.join.remote(rank, host, port) for rank, actor in enumerate(actors.learner)]
+    starting = {
+        "execution pool": [actors.execution.ready.remote()],
+        "rollout worker": [actor.ready.remote() for actor in actors.rollout],
+        "reward server": [actors.reward.ready.remote()],
+        "learner": joins,
+    }
+    for stage, refs in starting.items():
+        waits.get(refs, timeout_s, stage)
+
+
+_VLLM_ENV = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine lives in the actor's own process
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+_VLLM_CPU_ENV = {"TORCHDYNAMO_DISABLE": "1"}  # else one tiny function is compiled for 20 s; no speed is lost
+
+
+def _actor(
+    role: type,
+    *,
+    cpus: float,
+    threads: int,
+    gpus: float = 0,
+    max_concurrency: int = 1,
+    env: dict[str, str] | None = None,
+) -> Any:
+    """An actor class with its resources. `threads` is set before any library reads it."""
+    variables = {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false", **(env or {})}
+    return ray.remote(role).options(
+        num_cpus=cpus,
+        num_gpus=gpus,
+        max_concurrency=max_concurrency,
+        runtime_env={"env_vars": variables},
+    )
+
+
+def _cpus_wanted(config: RunConfig) -> int:
+    return (
+        1
+        + config.reward_model.threads
+        + config.rollout.num_workers * config.rollout.threads_per_worker
+        + config.learner.num_ranks * config.learner.threads_per_rank
+    )
+
+
+def _stop(actors: Fleet) -> None:
+    """Free containers, then kill every actor; a role that is dead already is what we want."""
+    if actors.execution is not None:
+        with contextlib.suppress(RayError):
+            ray.get(actors.execution.close.remote(), timeout=CLOSE_TIMEOUT_S)
+    for actor in actors.all():
+        ray.kill(actor)

@@ -1,0 +1,45 @@
+"""Waiting for Ray with a deadline and an owner. Every remote result of the driver comes through here."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+
+from pgrpo_ray.errors import PgrpoError, StageError
+
+
+def get(refs: Any, timeout_s: float, stage: str) -> Any:
+    """Return the value(s) of `refs`, like `ray.get`.
+
+    Raises the project's own error as it is, and `StageError` naming `stage` and the first cause for all others.
+    """
+    try:
+        return ray.get(refs, timeout=timeout_s)
+    except RayError as error:
+        raise explain(error, stage, timeout_s) from error
+
+
+def wait_any(refs: Sequence[Any], timeout_s: float, stage: str) -> list[Any]:
+    """Return those of `refs` (references or streaming generators) that are ready, at least one."""
+    ready, _ = ray.wait(list(refs), num_returns=1, timeout=timeout_s, fetch_local=False)
+    if not ready:
+        raise StageError(
+            f"{stage}: nothing finished within {timeout_s:.0f} s (cluster.stage_timeout_s), {len(refs)} results are "
+            "outstanding. Raise the limit if the work is that slow; else look into the role's log.",
+            stage=stage,
+        )
+    return ready
+
+
+def explain(error: RayError, stage: str, timeout_s: float) -> PgrpoError:
+    """Turn Ray's error into ours, keeping the first cause."""
+    if isinstance(error, RayTaskError):
+        if isinstance(error.cause, PgrpoError):
+            return error.cause
+        return StageError(f"{stage}: {type(error.cause).__name__}: {error.cause}", stage=stage)
+    if isinstance(error, GetTimeoutError):
+        return StageError(f"{stage}: no answer within {timeout_s:.0f} s.", stage=stage)
+    if isinstance(error, RayActorError):
+        return StageError(f"{stage}: its process died: {error}", stage=stage)
+    return StageError(f"{stage}: {error}", stage=stage)

@@ -1,0 +1,153 @@
+"""The door: `pgrpo train | check | grade | doctor`.
+
+Owns arguments, messages and exit statuses: 0 done, 1 the run failed, 2 the input is wrong, 130 interrupted. Commands
+import what they need when they run, so `--help` answers at once.
+"""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from pgrpo_ray import config as configuration
+from pgrpo_ray.errors import ConfigError, DataError, EnvironmentFault, ModelError, PgrpoError
+
+app = typer.Typer(
+    help="Posterior-GRPO on Ray: reinforcement learning of code models in which reasoning is rewarded, but only when "
+    "the program passes all tests.\n\nStart with `pgrpo doctor`, then `pgrpo train cluster/local.yaml`.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file, such as cluster/local.yaml")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="A.B=C", help="Override one key, such as rollout.group_size=16. May be repeated."),
+]
+
+
+@app.command()
+def train(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Train a policy with P-GRPO and leave a record under runs/<name>/.
+
+    Examples:
+
+        pgrpo train cluster/local.yaml
+
+        pgrpo train cluster/local.yaml --set policy.model=/models/my-model --set data.problems=my.jsonl
+    """
+    from pgrpo_ray import launch
+
+    launch.run(configuration.load(config, overrides), Console())
+
+
+@app.command()
+def check(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Validate a config, resolve it and print the numbers that follow; start nothing.
+
+    Refuses settings that can give no gradient. Exit status 2 when something is wrong.
+    """
+    from pgrpo_ray import preflight
+
+    resolved = configuration.load(config, overrides)
+    console = Console()
+    table = Table("derived", "value", title=f"{config}: {resolved.run.name}")
+    for name, value in asdict(configuration.derive(resolved)).items():
+        table.add_row(name, f"{value:,}")
+    _check_artifacts(resolved, table)
+    preflight.check_disk(resolved)
+    table.add_row("sandbox", preflight.sandbox_kind(resolved))
+    console.print(table)
+    console.print("[green]ok[/green]")
+
+
+def _check_artifacts(resolved: configuration.RunConfig, table: Table) -> None:
+    """Check the data and models that the config names; the starter's are made later, so their size is not known."""
+    from pgrpo_ray import preflight
+
+    if resolved.data.problems != configuration.STARTER:
+        problems = preflight.load_problem_sets(resolved)
+        table.add_row("problems", f"{len(problems.train):,} to train on, {len(problems.heldout):,} held out")
+    if resolved.reward_model.model != configuration.STARTER:
+        preflight.model_facts(resolved.reward_model.model, "reward_model.model", role="reward")
+    if resolved.policy.model != configuration.STARTER:
+        facts = preflight.model_facts(resolved.policy.model, "policy.model", role="causal")
+        preflight.check_lengths(resolved, facts)
+        table.add_row("policy parameters", f"{facts.num_parameters:,}")
+        for role, mib in preflight.memory_mib(resolved, facts).items():
+            table.add_row(f"memory, each {role}", f"{mib:,.0f} MiB and libraries, activations")
+
+
+@app.command()
+def grade(
+    problems: Annotated[Path, typer.Option(help="File of problems.")],
+    programs: Annotated[Path, typer.Option(help='JSONL of {"problem_id", "program"} lines.')],
+    out: Annotated[Path, typer.Option(help="JSONL to write: the same lines, in order, with their verdicts.")],
+    format: Annotated[str, typer.Option(help="humaneval, mbpp, livecodebench or jsonl (docs/problems.md).")] = "jsonl",
+    backend: Annotated[str, typer.Option(help="auto, docker or process.")] = "auto",
+    slots: Annotated[int, typer.Option(min=1, help="Programs judged at a time.")] = 2,
+) -> None:
+    """Judge programs in the execution pool.
+
+    Adds verdict, tests_passed, tests_total, duration_ms and sandbox to each line. A verdict of null with an `error`
+    means that the sandbox failed, not the program; the exit status is then 1.
+    """
+    from pgrpo_ray import grading
+
+    sandbox = configuration.parse({"sandbox": {"backend": backend, "slots": slots}}, where="grade")
+    errors = grading.grade_file(problems, format, programs, out, sandbox, Console(stderr=True))
+    if errors:
+        raise EnvironmentFault(f"{errors} programs could not be judged: see `error` in {out}.")
+
+
+@app.command()
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Machine-readable findings.")] = False) -> None:
+    """Look at this machine: versions, Docker, devices, shared memory, disk; say how to fix what is wrong.
+
+    Exit status 1 when a local run would not work.
+    """
+    from pgrpo_ray import diagnosis
+
+    findings = diagnosis.examine()
+    if as_json:
+        typer.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
+    else:
+        console = Console()
+        colour = {"ok": "green", "warning": "yellow", "error": "bold red"}
+        for finding in findings:
+            mark = f"[{colour[finding.level]}]{finding.level:>7}[/]"
+            console.print(f"{mark}  {escape(finding.subject)}: {escape(finding.text)}", highlight=False, soft_wrap=True)
+            if finding.fix:
+                console.print(f"         fix: {escape(finding.fix)}", highlight=False, soft_wrap=True)
+    if any(finding.level == "error" for finding in findings):
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """Run the command line; turn the project's errors into a message and an exit status."""
+    sys.exit(_status(app))
+
+
+def _status(command: Any) -> int:
+    console = Console(stderr=True)
+    try:
+        command(standalone_mode=True)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 1
+    except KeyboardInterrupt:
+        console.print("[yellow]interrupted; what was written is kept[/yellow]")
+        return 130
+    except (ConfigError, DataError, ModelError) as error:
+        console.print(f"[bold red]error:[/bold red] {escape(str(error))}", highlight=False, soft_wrap=True)
+        return 2
+    except PgrpoError as error:
+        console.print(f"[bold red]error:[/bold red] {escape(str(error))}", highlight=False, soft_wrap=True)
+        return 1
+    return 0

@@ -1,0 +1,369 @@
+"""The one config tree: read YAML, apply `--set a.b=c`, validate, derive. Light: imports neither torch nor Ray.
+
+Rules: an unknown key is an error with a suggestion; every field states unit and range; a default stands here and
+nowhere else; `load` returns a frozen tree, which nobody rewrites afterwards. `RunConfig.check` refuses settings that
+can give no gradient; `derive` computes the numbers that follow from the settings.
+"""
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pgrpo_ray.errors import ConfigError
+
+STARTER = "starter"
+"""The word that stands for what `pgrpo_ray.starter` makes on the spot, where a path or hub name may stand."""
+
+DEFAULT_SYSTEM_PROMPT = (
+    "You write Python programs. First reason inside <think> and </think>, then give the complete program inside "
+    "<answer> and </answer>."
+)
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class RunSection(Section):
+    """Identity, length and place of a run."""
+
+    name: str = Field("local", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Folder name under `dir`."""
+    dir: str = "runs"
+    """Where run folders are made."""
+    seed: int = Field(0, ge=0)
+    """Seeds problem order, sampling and the starter."""
+    steps: int = Field(60, ge=1)
+    """Batches of rollouts to train on."""
+    min_free_mib: int = Field(1024, ge=0)
+    """Refuse to start with less free disk under `dir`, MiB."""
+
+
+class PolicySection(Section):
+    """The model that is trained."""
+
+    model: str = STARTER
+    """`starter`, a folder in Hugging Face format, or a hub name of a causal language model."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Of the weights in engine and learner. float32 makes both agree to 1e-5 nats; bfloat16 is what GPUs want."""
+
+
+class DataSection(Section):
+    """Problems to train on, problems held out, and how they are shown to the policy."""
+
+    problems: str = STARTER
+    """`starter`, or a file of problems in `format`."""
+    format: Literal["jsonl", "humaneval", "mbpp", "livecodebench"] = "jsonl"
+    """Format of both files."""
+    heldout: str | None = None
+    """File of held-out problems. None: `heldout_problems` are split off `problems` by a seeded shuffle."""
+    heldout_problems: int = Field(256, ge=0)
+    """How many held-out problems measure pass@1; 0 measures nothing. Never trained on."""
+    system_prompt: str = DEFAULT_SYSTEM_PROMPT
+    """Told to the policy before each problem, through its chat template. Empty: none."""
+    max_prompt_tokens: int = Field(1024, ge=1)
+    """Longer prompts are an error before the run starts, tokens."""
+
+
+class RolloutSection(Section):
+    """Sampling."""
+
+    num_workers: int = Field(1, ge=1)
+    """vLLM engines, each one actor."""
+    gpus_per_worker: float = Field(0, ge=0)
+    """GPUs of each worker; 0 runs the CPU build."""
+    threads_per_worker: int = Field(1, ge=1)
+    """OpenMP threads of a CPU worker. More than free cores slows it down several times (spinning)."""
+    prompts_per_step: int = Field(32, ge=1)
+    """Problems (groups) per batch."""
+    group_size: int = Field(8, ge=1)
+    """G: rollouts per problem. Below 2 every advantage is zero, so `check` refuses it."""
+    temperature: float = Field(1.0, gt=0)
+    """Sampling temperature; the learner divides its logits by the same number."""
+    max_response_tokens: int = Field(1024, ge=1)
+    """Longer responses are cut, tokens."""
+    max_concurrent: int = Field(128, ge=1)
+    """Sequences that one engine decodes at a time."""
+    kv_cache_mib: int | None = Field(None, ge=16)
+    """Size of the KV cache, MiB. None: vLLM's own choice (a share of the GPU's memory)."""
+    enforce_eager: bool = False
+    """Skip graph capture: slower on GPUs, faster start on CPU."""
+
+
+class SandboxSection(Section):
+    """The execution pool."""
+
+    backend: Literal["auto", "docker", "process"] = "auto"
+    """`auto`: Docker where an engine answers, else the weaker process sandbox, said loudly; local runs only."""
+    slots: int = Field(2, ge=1)
+    """Programs judged at a time."""
+    image: str | None = None
+    """Runner image with a `python3`. None: the image that `make setup` builds."""
+    runtime: str | None = None
+    """OCI runtime such as `runsc`; None: the engine's default."""
+    memory_mib: int = Field(512, ge=64)
+    """Memory of one container, no swap, MiB."""
+    retries: int = Field(2, ge=0)
+    """How often a program is judged again on a fresh slot when the machinery failed."""
+
+
+class RewardModelSection(Section):
+    """The Bradley-Terry model that scores reasoning."""
+
+    model: str = STARTER
+    """`starter`, a folder or a hub name of a sequence classification model with one label."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    score_map: Literal["sigmoid"] = "sigmoid"
+    """From the scalar to [0, 1]. The paper leaves the map open; the sigmoid is ours."""
+    batch_size: int = Field(16, ge=1)
+    """Reasonings per forward pass, sorted by length."""
+    max_length_tokens: int = Field(2048, ge=16)
+    """Longer inputs lose the beginning of the reasoning, tokens."""
+    gpus: float = Field(0, ge=0)
+    threads: int = Field(1, ge=1)
+
+
+class AlgoSection(Section):
+    """P-GRPO's mathematics."""
+
+    clip_low: float = Field(0.2, gt=0, lt=1)
+    """epsilon_low (DAPO's default)."""
+    clip_high: float = Field(0.28, gt=0)
+    """epsilon_high: clip-higher (DAPO's default)."""
+    advantage_std_floor: float = Field(1e-6, gt=0)
+    """Floor under a group's standard deviation, in reward units. A larger one keeps a group that differs only in
+    tiny thinking rewards from being blown up to full-size advantages (ours)."""
+    num_mini_batches: int = Field(1, ge=1)
+    """Optimizer steps per batch."""
+    old_logprobs: Literal["learner", "rollout"] = "learner"
+    """Denominator of the ratio: recomputed by the learner, or the engine's own, which saves a forward pass where both
+    agree (float32)."""
+
+
+class LearnerSection(Section):
+    """DeepSpeed ZeRO-3."""
+
+    num_ranks: int = Field(2, ge=1)
+    gpus_per_rank: float = Field(0, ge=0)
+    """0 runs on CPU over gloo; 1 on GPU over nccl."""
+    threads_per_rank: int = Field(1, ge=1)
+    learning_rate: float = Field(1e-6, gt=0)
+    warmup_steps: int = Field(0, ge=0)
+    """Optimizer steps of linear warm-up."""
+    weight_decay: float = Field(0.0, ge=0)
+    adam_betas: tuple[float, float] = (0.9, 0.95)
+    max_grad_norm: float = Field(1.0, gt=0)
+    micro_batch_tokens: int = Field(16384, ge=64)
+    """Padded tokens per forward-backward on one rank; bounds memory."""
+
+
+class SyncSection(Section):
+    """Weights from learner to rollout workers."""
+
+    chunk_mib: int = Field(64, ge=1)
+    """Parameters travel in chunks of about this size: one call a chunk, never one a parameter, MiB."""
+
+
+class EvaluationSection(Section):
+    """pass@1 on held-out problems, before and after."""
+
+    samples_per_problem: int = Field(4, ge=1)
+    temperature: float = Field(1.0, gt=0)
+    every_steps: int = Field(0, ge=0)
+    """Also evaluate every so many steps; 0: only before and after."""
+
+
+class ClusterSection(Section):
+    """Where Ray is and how long one may wait for it."""
+
+    address: str = "local"
+    """`local` starts Ray here; `auto` or an address joins a cluster."""
+    dashboard: bool = False
+    """Ray's dashboard, local only (costs memory)."""
+    startup_timeout_s: float = Field(300, gt=0)
+    """Until every role answers."""
+    stage_timeout_s: float = Field(600, gt=0)
+    """For any one wait within a step; on expiry the run stops and names the role."""
+
+
+class StarterSection(Section):
+    """What `starter` stands for; see `pgrpo_ray.starter`."""
+
+    seed: int = Field(0, ge=0)
+    sft_steps: int = Field(500, ge=1)
+    """Steps of the policy's supervised warm start."""
+    reward_model_steps: int = Field(250, ge=1)
+    """Steps of Bradley-Terry training."""
+    train_problems: int = Field(4096, ge=16)
+    heldout_problems: int = Field(512, ge=16)
+    threads: int = Field(2, ge=1)
+    """CPU threads for the two trainings."""
+
+
+class RunConfig(Section):
+    """The whole tree."""
+
+    run: RunSection = RunSection()
+    policy: PolicySection = PolicySection()
+    data: DataSection = DataSection()
+    rollout: RolloutSection = RolloutSection()
+    sandbox: SandboxSection = SandboxSection()
+    reward_model: RewardModelSection = RewardModelSection()
+    algo: AlgoSection = AlgoSection()
+    learner: LearnerSection = LearnerSection()
+    sync: SyncSection = SyncSection()
+    evaluation: EvaluationSection = EvaluationSection()
+    cluster: ClusterSection = ClusterSection()
+    starter: StarterSection = StarterSection()
+
+    @property
+    def uses_starter(self) -> bool:
+        """True when any artifact of the starter is needed."""
+        return STARTER in (self.policy.model, self.data.problems, self.reward_model.model)
+
+    def check(self) -> None:
+        """Refuse combinations that cannot work. Raises `ConfigError`; changes nothing."""
+        rollout, algo = self.rollout, self.algo
+        if rollout.group_size < 2:
+            raise ConfigError(
+                f"rollout.group_size is {rollout.group_size}: an advantage is relative to its group, so a group of one "
+                "gives no gradient. Set it to 2 or more (8 is usual).",
+                path="rollout.group_size",
+            )
+        if algo.num_mini_batches > rollout.prompts_per_step:
+            raise ConfigError(
+                f"algo.num_mini_batches ({algo.num_mini_batches}) exceeds rollout.prompts_per_step "
+                f"({rollout.prompts_per_step}): mini-batches hold whole groups, so some would be empty. Lower the one "
+                "or raise the other.",
+                path="algo.num_mini_batches",
+            )
+        longest = self.data.max_prompt_tokens + rollout.max_response_tokens
+        if self.learner.micro_batch_tokens < longest:
+            raise ConfigError(
+                f"learner.micro_batch_tokens ({self.learner.micro_batch_tokens}) cannot hold one rollout of "
+                f"data.max_prompt_tokens + rollout.max_response_tokens = {longest} tokens. Raise it to at least that.",
+                path="learner.micro_batch_tokens",
+            )
+        if self.cluster.address != "local" and self.sandbox.backend == "process":
+            raise ConfigError(
+                "sandbox.backend=process isolates too weakly for a cluster run, where model code would sit beside "
+                "other people's data. Set sandbox.backend=docker.",
+                path="sandbox.backend",
+            )
+
+
+@dataclass(frozen=True)
+class Derived:
+    """Numbers that follow from a config; printed by `pgrpo check`."""
+
+    rollouts_per_step: int
+    """prompts_per_step x group_size."""
+    rollouts_total: int
+    optimizer_steps: int
+    """steps x num_mini_batches: the last policy version."""
+    rollouts_per_mini_batch: int
+    max_sequence_tokens: int
+    """Longest prompt plus longest response; vLLM's max_model_len."""
+    max_micro_batches_per_rank: int
+    """Upper bound per mini-batch, were every rollout of full length."""
+    max_tokens_per_step: int
+    heldout_rollouts: int
+    """Per evaluation."""
+
+
+def derive(config: RunConfig) -> Derived:
+    """Compute the numbers that follow from `config`; changes nothing."""
+    rollout, learner = config.rollout, config.learner
+    rollouts = rollout.prompts_per_step * rollout.group_size
+    longest = config.data.max_prompt_tokens + rollout.max_response_tokens
+    per_mini = -(-rollouts // config.algo.num_mini_batches)
+    rows_per_micro = max(1, learner.micro_batch_tokens // longest)
+    per_rank = -(-per_mini // learner.num_ranks)
+    return Derived(
+        rollouts_per_step=rollouts,
+        rollouts_total=rollouts * config.run.steps,
+        optimizer_steps=config.run.steps * config.algo.num_mini_batches,
+        rollouts_per_mini_batch=per_mini,
+        max_sequence_tokens=longest,
+        max_micro_batches_per_rank=-(-per_rank // rows_per_micro),
+        max_tokens_per_step=rollouts * longest,
+        heldout_rollouts=config.data.heldout_problems * config.evaluation.samples_per_problem,
+    )
+
+
+def load(file: str | Path, overrides: list[str] | None = None) -> RunConfig:
+    """Read `file`, apply `overrides` such as `learner.learning_rate=1e-4`, validate and check.
+
+    Raises `ConfigError` with file, dotted path, value received and a fix.
+    """
+    file = Path(file)
+    try:
+        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read ({error.strerror}). Give the path of a YAML config.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: is not valid YAML: {error}") from error
+    tree = {} if tree is None else tree
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{file}: must be a mapping of sections such as `run:`, not a {type(tree).__name__}.")
+    for override in overrides or []:
+        apply_override(tree, override)
+    config = parse(tree, where=str(file))
+    config.check()
+    return config
+
+
+def apply_override(tree: dict[str, Any], override: str) -> None:
+    """Set one `a.b=value` in `tree`; the value is YAML, plus floats such as `1e-4` that YAML 1.1 reads as text."""
+    path, equals, text = override.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise ConfigError(f"--set {override!r}: write it as section.key=value, such as run.steps=10.")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override!r}: the value is not valid YAML: {error}", path=path) from error
+    node = tree
+    for key in keys[:-1]:
+        if node.get(key) is None:
+            node[key] = {}
+        node = node[key]
+        if not isinstance(node, dict):
+            raise ConfigError(f"--set {override!r}: {key} is a value, not a section.", path=path)
+    node[keys[-1]] = value
+
+
+def parse(tree: dict[str, Any], where: str = "config") -> RunConfig:
+    """Validate a plain tree; turn pydantic's findings into one `ConfigError` that lists each with its fix."""
+    try:
+        return RunConfig.model_validate(tree)
+    except ValidationError as error:
+        findings = [_explain(finding) for finding in error.errors()]
+        first = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise ConfigError(f"{where}: " + "\n".join(findings), path=first) from error
+
+
+def _explain(finding: Any) -> str:
+    """One line for one of pydantic's findings: dotted path, rule, value received, nearest known key."""
+    loc = finding["loc"]
+    path = ".".join(str(part) for part in loc)
+    if finding["type"] != "extra_forbidden":
+        return f"{path}: {finding['msg']} (received {finding['input']!r})"
+    known = _keys_at(loc[:-1])
+    close = difflib.get_close_matches(str(loc[-1]), known, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else f" Known keys: {', '.join(known)}."
+    return f"{path}: unknown key.{hint}"
+
+
+def _keys_at(loc: tuple[Any, ...]) -> list[str]:
+    """Known keys of the section at `loc`."""
+    model: type[BaseModel] = RunConfig
+    for part in loc:
+        model = model.model_fields[str(part)].annotation  # type: ignore[assignment]
+    return sorted(model.model_fields)

@@ -1,0 +1,1 @@
+"""Problems, responses and the Arrow schemas that everything else meets through. No Ray, no torch."""

@@ -1,0 +1,75 @@
+"""The door for data files: problems in four formats, and programs to grade.
+
+Owns what concerns a file as a whole: which parser reads it, unique ids, the place in every error. Records are parsed
+by `own_format`, `benchmarks` and `livecodebench`.
+"""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pgrpo_ray.data.benchmarks import humaneval_problem, mbpp_problem
+from pgrpo_ray.data.livecodebench import livecodebench_problem
+from pgrpo_ray.data.own_format import problem_from_json
+from pgrpo_ray.data.records import check_keys, did_you_mean, located, read_records, require, require_text
+from pgrpo_ray.errors import DataError
+from pgrpo_ray.types import Problem
+
+FORMATS: dict[str, Callable[[dict[str, Any]], Problem]] = {
+    "jsonl": problem_from_json,
+    "humaneval": humaneval_problem,
+    "mbpp": mbpp_problem,
+    "livecodebench": livecodebench_problem,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A program to grade. Made by `load_programs`."""
+
+    problem_id: str
+    program: str
+    """Python source; blank is allowed and fails."""
+    line: int
+    """Where it stands in its file, from 1."""
+
+
+def load_problems(path: str | Path, format: str) -> list[Problem]:
+    """Read all problems of a .jsonl, .jsonl.gz or .json (one array) file, in the file's order.
+
+    Raises `DataError` with file and line for a file that cannot be read or is empty, for an ill-formed record, and for
+    an id that stands twice.
+    """
+    parse = FORMATS.get(format)
+    if parse is None:
+        raise DataError(f"format {format!r} is not known. {did_you_mean(format, FORMATS)}", str(path))
+    problems: list[Problem] = []
+    lines: dict[str, int] = {}
+    for line, record in read_records(path):
+        with located(str(path), line):
+            problem = parse(record)
+            if problem.id in lines:
+                first = lines[problem.id]
+                raise DataError(f"id {problem.id!r} stands already on line {first}. Give every problem its own id.")
+            lines[problem.id] = line
+        problems.append(problem)
+    return problems
+
+
+def load_programs(path: str | Path, known_ids: Collection[str] | None = None) -> list[Submission]:
+    """Read `{"problem_id": ..., "program": ...}` records; several programs for one problem are fine.
+
+    With `known_ids`, a problem id outside them is an error. Raises `DataError` with file and line.
+    """
+    known = None if known_ids is None else set(known_ids)
+    submissions = []
+    for line, record in read_records(path):
+        with located(str(path), line):
+            check_keys(record, ("problem_id", "program"))
+            problem_id = require_text(record, "problem_id")
+            if known is not None and problem_id not in known:
+                hint = did_you_mean(problem_id, known)
+                raise DataError(f"'problem_id' is {problem_id!r}, not in the problem set. {hint}")
+            submissions.append(Submission(problem_id, require(record, "program", str), line))
+    return submissions

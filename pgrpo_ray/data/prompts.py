@@ -1,0 +1,41 @@
+"""Problem statements to prompt token ids, once, before a run starts: the same ids go to the engine and the loss."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pgrpo_ray.errors import DataError
+from pgrpo_ray.types import Problem
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def encode_prompts(
+    tokenizer: "PreTrainedTokenizerBase", problems: Sequence[Problem], system_prompt: str, max_prompt_tokens: int
+) -> dict[str, tuple[int, ...]]:
+    """Return each problem's prompt token ids, by problem id.
+
+    A tokenizer with a chat template renders system and user message and the opening of the answer; one without gets
+    the plain text. Raises `DataError` naming the problem whose prompt exceeds `max_prompt_tokens`.
+    """
+    encoded = {}
+    for problem in problems:
+        ids = _encode(tokenizer, problem.prompt, system_prompt)
+        if len(ids) > max_prompt_tokens:
+            raise DataError(
+                f"problem {problem.id!r}: its prompt has {len(ids)} tokens, data.max_prompt_tokens is "
+                f"{max_prompt_tokens}. Raise the limit or leave the problem out."
+            )
+        encoded[problem.id] = tuple(ids)
+    return encoded
+
+
+def _encode(tokenizer: "PreTrainedTokenizerBase", prompt: str, system_prompt: str) -> list[int]:
+    if tokenizer.chat_template is None:
+        text = f"{system_prompt}\n\n{prompt}\n" if system_prompt else f"{prompt}\n"
+        return tokenizer(text)["input_ids"]
+    messages = [{"role": "system", "content": system_prompt}] if system_prompt else []
+    messages.append({"role": "user", "content": prompt})
+    # Rendered to text first: with tokenize=True, transformers 5 returns a mapping for some tokenizers, a list for others.
+    text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    return tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -1,0 +1,53 @@
+"""The scalar columns of a batch: all that the driver ever sees of a rollout.
+
+The execution pool cuts them from a judged group, so that tokens and texts stay where they are; the driver turns them
+into numpy. In numpy, an absent text is "" and an absent number NaN.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pyarrow as pa
+
+from pgrpo_ray.data.arrow import THINKING_SCHEMA, build_table, list_lengths
+
+Columns = dict[str, np.ndarray]
+"""One array a column, one entry a rollout."""
+
+_FROM_ROLLOUT = ("problem_id", "policy_version", "finish_reason", "format_ok")
+_FROM_VERDICT = ("verdict", "execution_error")
+
+
+def scalar_table(rollouts: pa.Table, verdicts: pa.Table) -> pa.Table:
+    """Return the scalar columns of a judged group, with `prompt_length` and `response_length` in tokens."""
+    return pa.table(
+        {name: rollouts[name] for name in _FROM_ROLLOUT}
+        | {name: verdicts[name] for name in _FROM_VERDICT}
+        | {
+            "prompt_length": list_lengths(rollouts["prompt_ids"]),
+            "response_length": list_lengths(rollouts["response_ids"]),
+        }
+    )
+
+
+def thinking_table(num_rows: int, scores: Mapping[int, float]) -> pa.Table:
+    """Return the THINKING table of a group; `scores` maps the rows whose gate is open to R^t."""
+    return build_table(
+        THINKING_SCHEMA,
+        {
+            "thinking_reward": [scores.get(row) for row in range(num_rows)],
+            "thinking_error": [None] * num_rows,
+        },
+    )
+
+
+def to_columns(table: pa.Table) -> Columns:
+    """Return every column of a scalar table as numpy."""
+    columns = {}
+    for name in table.column_names:
+        column = table[name]
+        if pa.types.is_string(column.type):
+            columns[name] = np.array([value or "" for value in column.to_pylist()], dtype=object)
+        else:
+            columns[name] = column.to_numpy()
+    return columns

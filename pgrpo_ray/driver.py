@@ -1,0 +1,349 @@
+"""The only loop: problems in, a trained policy and a record out.
+
+    problems -> rollout (vLLM) -> execute (Docker) -> think-score (RM, passers only) -> reward, advantage
+             -> learn (ZeRO-3) -> weights -> rollout
+
+One step, and who waits for whom:
+- `_sample` hands requests to the rollout workers and takes each group's reference the moment its last response ends.
+  It chains execution and scoring on that reference at once; Ray runs them while other groups are still being sampled.
+  The driver waits here for the batch: until every group's scalars are in.
+- `_reward` composes rewards and advantages from scalars: some numbers per rollout, on the driver.
+- `_learn` plans the update, hands every rank its share, waits for all of them, then streams the new weights from
+  rank 0 to all rollout workers by reference.
+- The recorder writes the batch's rollouts meanwhile; the next step waits for that write before it asks for another.
+
+Invariants:
+- The driver holds references and scalar columns, never token tensors or weights.
+- Conservation, checked each step: issued = trained + without gradient + dropped(reason).
+- Every wait has a deadline and names its role (`actors.waits`).
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from pgrpo_ray.actors import waits
+from pgrpo_ray.actors.spawn import Fleet
+from pgrpo_ray.algo.advantages import group_advantages
+from pgrpo_ray.algo.batching import UpdatePlan, plan_update
+from pgrpo_ray.algo.rewards import compose
+from pgrpo_ray.config import RunConfig
+from pgrpo_ray.data import arrow
+from pgrpo_ray.data.problems import ProblemSampler
+from pgrpo_ray.data.scalars import Columns, to_columns
+from pgrpo_ray.errors import StageError
+from pgrpo_ray.evaluation.passk import pass_at_k_interval
+from pgrpo_ray.learner.shares import share_of
+from pgrpo_ray.obs.display import HEADER, Display
+from pgrpo_ray.obs.metrics import batch_metrics
+from pgrpo_ray.obs.run_log import RunLog
+from pgrpo_ray.types import Problem, PromptRequest, Verdict
+
+TRAINING, EVALUATION = 0, 1
+"""First word of every seed, so that training and evaluation never share samples."""
+
+
+@dataclass
+class Group:
+    """One problem's rollouts on their way. References, plus the scalars once they are in."""
+
+    rollouts: Any
+    """Reference of the ROLLOUT table."""
+    verdicts: Any
+    """Reference of the VERDICT table."""
+    thinking: Any
+    """Reference of the THINKING table; None where scores are not asked for."""
+    scalars: Any
+    """Reference of the scalar table, then the table."""
+
+
+class Estimate(NamedTuple):
+    """pass@1 on held-out problems with its 95 % interval, all in [0, 1]."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run came to."""
+
+    before: Estimate | None
+    after: Estimate | None
+    policy_version: int
+
+
+class Driver:
+    """Runs one training. Owns the step's order; the roles own the work."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        problems: Sequence[Problem],
+        heldout: Sequence[Problem],
+        prompt_ids: dict[str, tuple[int, ...]],
+        fleet: Fleet,
+        log: RunLog,
+        display: Display,
+    ):
+        """`prompt_ids`: the encoded prompt of every problem in `problems` and `heldout`."""
+        self._config = config
+        self._heldout = list(heldout)
+        self._prompt_ids = prompt_ids
+        self._fleet = fleet
+        self._log = log
+        self._display = display
+        self._sampler = ProblemSampler(problems, config.rollout.prompts_per_step, config.run.seed)
+        self._timeout_s = config.cluster.stage_timeout_s
+        self._policy_version = 0
+        self._writing: Any = None
+
+    def run(self) -> RunResult:
+        """Evaluate, train, evaluate, save. Raises the first error of any role."""
+        steps = self._config.run.steps
+        before = self._evaluate("before")
+        self._display.phase("train", steps)
+        self._display.note(f"[bold]{HEADER}[/bold]")
+        every = self._config.evaluation.every_steps
+        for step in range(1, steps + 1):
+            metrics = self._train_step(step)
+            self._log.step(step, metrics)
+            self._display.step(step, metrics)
+            self._display.advance()
+            if every and step % every == 0 and step < steps:
+                self._evaluate(f"step-{step:06d}")
+                self._display.phase("train", steps)
+                self._display.advance(step)
+        after = self._evaluate("after")
+        self._display.stage("saving the model")
+        folder = str(self._log.folder / "model")
+        waits.get([rank.save.remote(folder) for rank in self._fleet.learner], self._timeout_s, "learner")
+        self._finish_writing()
+        return RunResult(before, after, self._policy_version)
+
+    def _train_step(self, step: int) -> dict[str, float]:
+        started = time.monotonic()
+        section = self._config.rollout
+        requests = self._requests(self._sampler.batch(step - 1), TRAINING, step)
+        groups, sampled = self._sample(requests, section.group_size, section.temperature, score=True)
+        collected = time.monotonic()
+        columns, group_index = self._reward(groups)
+        metrics = batch_metrics(columns, group_index, self._policy_version)
+        self._write(self._log.rollouts_path(step), groups, step, columns, group_index)
+        learned = self._learn(groups, columns, group_index, step)
+        seconds = time.monotonic() - started
+        tokens = float(columns["response_length"].sum())
+        return {
+            **metrics,
+            **learned,
+            "policy_version": self._policy_version,
+            "sample_s": sampled - started,
+            "judge_tail_s": collected - sampled,
+            "step_s": seconds,
+            "tokens_per_s": tokens / seconds,
+        }
+
+    def _requests(self, problems: Sequence[Problem], phase: int, step: int) -> list[PromptRequest]:
+        root = [self._config.run.seed, phase, step]
+        return [
+            PromptRequest(
+                problem_id=problem.id,
+                prompt_ids=self._prompt_ids[problem.id],
+                seed=int(np.random.SeedSequence([*root, index]).generate_state(1)[0]),
+            )
+            for index, problem in enumerate(problems)
+        ]
+
+    def _sample(
+        self, requests: list[PromptRequest], group_size: int, temperature: float, *, score: bool
+    ) -> tuple[list[Group], float]:
+        """Return the judged (and scored) groups in the order of `requests`, and when the last one was sampled."""
+        workers = self._fleet.rollout
+        streams = {
+            worker.generate.options(num_returns="streaming").remote(
+                requests[index :: len(workers)], group_size, temperature
+            ): index
+            for index, worker in enumerate(workers)
+        }
+        self._display.stage("sampling, judging and scoring" if score else "sampling and judging")
+        pending: dict[Any, Group] = {}
+        done: list[Group] = []
+        sampled = time.monotonic()
+        while streams or pending:
+            for ready in waits.wait_any([*streams, *pending], self._timeout_s, _owners(streams, pending)):
+                if ready in pending:
+                    group = pending.pop(ready)
+                    group.scalars = waits.get(group.scalars, self._timeout_s, "execution pool")
+                    done.append(group)
+                    if not score:  # evaluation counts groups, training counts steps
+                        self._display.advance()
+                    continue
+                try:
+                    rollouts = next(ready)
+                except StopIteration:
+                    del streams[ready]
+                    sampled = time.monotonic()
+                    continue
+                group = self._chain(rollouts, score)
+                pending[group.thinking if score else group.scalars] = group
+        if len(done) != len(requests):
+            raise StageError(f"rollout worker: {len(requests)} groups asked for, {len(done)} came.", stage="rollout")
+        position = {request.problem_id: index for index, request in enumerate(requests)}
+        done.sort(key=lambda group: position[group.scalars["problem_id"][0].as_py()])
+        return done, sampled
+
+    def _chain(self, rollouts: Any, score: bool) -> Group:
+        """Queue execution and scoring behind a sampled group, without waiting."""
+        verdicts, scalars = self._fleet.execution.judge.options(num_returns=2).remote(rollouts)
+        thinking = self._fleet.reward.score.remote(rollouts, verdicts) if score else None
+        return Group(rollouts, verdicts, thinking, scalars)
+
+    def _reward(self, groups: list[Group]) -> tuple[Columns, np.ndarray]:
+        """Return the batch's scalar columns, reward terms and advantages included, and each row's group."""
+        thinking = waits.get([group.thinking for group in groups], self._timeout_s, "reward server")
+        table = arrow.append_columns(pa.concat_tables([group.scalars for group in groups]), pa.concat_tables(thinking))
+        columns = to_columns(table)
+        group_index = np.repeat(np.arange(len(groups)), [group.scalars.num_rows for group in groups])
+        failed = columns["execution_error"] != ""
+        if failed.all():
+            raise StageError(
+                f"execution pool: all {len(failed)} rollouts of the batch were lost to failing machinery; the first: "
+                f"{columns['execution_error'][0]}",
+                stage="execution",
+            )
+        terms = compose(
+            format_ok=columns["format_ok"],
+            passed=columns["verdict"] == Verdict.PASSED,
+            thinking=columns["thinking_reward"],
+            failed=failed,
+        )
+        advantages = group_advantages(terms.reward, group_index, self._config.algo.advantage_std_floor)
+        columns |= {
+            "reward_format": terms.format,
+            "reward_outcome": terms.outcome,
+            "reward_thinking": terms.thinking,
+            "reward": terms.reward,
+            "advantage": np.where(terms.dropped, np.nan, advantages),
+            "dropped": np.select([failed, terms.dropped], ["execution_error", "thinking_error"], ""),
+        }
+        return columns, group_index
+
+    def _learn(self, groups: list[Group], columns: Columns, group_index: np.ndarray, step: int) -> dict[str, float]:
+        """Train on the batch and bring the new weights to every rollout worker."""
+        self._display.stage("learning")
+        config, ranks = self._config, self._fleet.learner
+        plan = plan_update(
+            prompt_lengths=columns["prompt_length"],
+            response_lengths=columns["response_length"],
+            advantages=columns["advantage"],
+            group_index=group_index,
+            num_ranks=len(ranks),
+            num_mini_batches=config.algo.num_mini_batches,
+            micro_batch_tokens=config.learner.micro_batch_tokens,
+            seed=config.run.seed + step,
+        )
+        self._check_conservation(columns, plan)
+        updates = []
+        for rank, actor in enumerate(ranks):
+            share = share_of(plan, rank, columns["advantage"], group_index)
+            updates.append(actor.update.remote(share, *[groups[index].rollouts for index in share.groups]))
+        learned = waits.get(updates, self._timeout_s, "learner")[0]
+        started = time.monotonic()
+        if plan.mini_batches:
+            self._policy_version += len(plan.mini_batches)
+            self._publish()
+        return {**learned, "sync_s": time.monotonic() - started}
+
+    def _publish(self) -> None:
+        """Stream weights from rank 0 to every rollout worker; return when all serve the new version."""
+        self._display.stage("publishing weights")
+        version = self._policy_version
+        streams = [rank.publish.options(num_returns="streaming").remote(version) for rank in self._fleet.learner]
+        published = list(streams[0])
+        for stream in streams[1:]:
+            for ref in stream:
+                waits.get(ref, self._timeout_s, "learner")
+        *chunks, manifest = published
+        served = waits.get(
+            [worker.load_weights.remote(manifest, *chunks) for worker in self._fleet.rollout],
+            self._timeout_s,
+            "rollout worker",
+        )
+        if any(loaded != version for loaded in served):
+            raise StageError(f"rollout worker: serves versions {served} after version {version} was published.")
+
+    def _evaluate(self, name: str) -> Estimate | None:
+        """Measure pass@1 on the held-out problems with the weights that the workers serve now."""
+        if not self._heldout:
+            return None
+        section = self._config.evaluation
+        self._display.phase(f"evaluate {name}", len(self._heldout))
+        requests = self._requests(self._heldout, EVALUATION, self._policy_version)
+        groups, _ = self._sample(requests, section.samples_per_problem, section.temperature, score=False)
+        columns = to_columns(pa.concat_tables([group.scalars for group in groups]))
+        self._write(self._log.evaluation_path(name), groups, self._policy_version)
+        shape = (len(groups), section.samples_per_problem)
+        correct = (columns["verdict"] == Verdict.PASSED).reshape(shape).sum(axis=1)
+        judged = (columns["execution_error"] == "").reshape(shape).sum(axis=1)
+        known = judged > 0  # a problem whose every sample was lost to the machinery says nothing
+        if lost := int((shape[1] - judged).sum()):
+            self._display.note(f"[red]{lost} held-out rollouts could not be judged and are left out[/red]")
+        if not known.any():
+            raise StageError("execution pool: no held-out rollout could be judged.", stage="execution")
+        estimate = Estimate(*pass_at_k_interval(correct[known], judged[known], 1, 0.95, self._config.run.seed))
+        self._display.note(
+            f"held-out pass@1 {name}: [bold]{100 * estimate.value:.1f} %[/bold] "
+            f"(95 % interval {100 * estimate.low:.1f} to {100 * estimate.high:.1f}; {shape[0]} problems x {shape[1]} "
+            f"samples, temperature {section.temperature:g})"
+        )
+        return estimate
+
+    def _write(
+        self,
+        path: Path,
+        groups: list[Group],
+        step: int,
+        columns: Columns | None = None,
+        group_index: np.ndarray | None = None,
+    ) -> None:
+        """Have the recorder write a batch; wait for its previous write first, so at most one batch is held for it."""
+        self._finish_writing()
+        stages = [[group.rollouts for group in groups], [group.verdicts for group in groups]]
+        if columns is not None:
+            stages.append([group.thinking for group in groups])
+            stages.append([_reward_rows(columns, group_index == index) for index in range(len(groups))])
+        metadata = {"step": str(step), "run": self._config.run.name}
+        tables = [table for stage in stages for table in stage]
+        self._writing = self._fleet.recorder.write.remote(str(path), metadata, len(groups), *tables)
+
+    def _finish_writing(self) -> None:
+        if self._writing is not None:
+            waits.get(self._writing, self._timeout_s, "recorder")
+            self._writing = None
+
+    def _check_conservation(self, columns: Columns, plan: UpdatePlan) -> None:
+        dropped = columns["dropped"] != ""
+        issued, flat = len(dropped), int((~dropped & (columns["advantage"] == 0)).sum())
+        if issued != plan.num_rows + flat + dropped.sum():
+            raise AssertionError(
+                f"rollouts were lost: issued {issued} != trained {plan.num_rows} + without gradient {flat} + "
+                f"dropped {dropped.sum()}"
+            )
+
+
+def _reward_rows(columns: Columns, rows: np.ndarray) -> pa.Table:
+    """The REWARD table of the rows that the boolean `rows` picks."""
+    reasons = [reason or None for reason in columns["dropped"][rows]]
+    return arrow.reward_table({name: columns[name][rows] for name in arrow.REWARD_SCHEMA.names[:-1]}, reasons)
+
+
+def _owners(streams: dict, pending: dict) -> str:
+    """Name the roles that a wait is about."""
+    names = ["rollout worker"] * bool(streams) + ["execution pool or reward server"] * bool(pending)
+    return " and ".join(names)

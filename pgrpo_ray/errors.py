@@ -1,0 +1,73 @@
+"""The errors that people and processes meet, named by the boundary that was crossed.
+
+Every class takes one message plus keyword fields *with defaults*: Ray 2.60 can carry exactly such exceptions across
+processes with type and fields intact, and turns all others into `UnserializableException`. A message says what was
+wrong, where, and how to fix it.
+"""
+
+
+class PgrpoError(Exception):
+    """Base of all errors that end a command with a message instead of a traceback."""
+
+
+class ConfigError(PgrpoError, ValueError):
+    """The configuration is wrong. Raised before anything is started.
+
+    `path` is the dotted key, such as `rollout.group_size`; empty when the whole file is meant.
+    """
+
+    def __init__(self, message: str, path: str = ""):
+        super().__init__(message)
+        self.path = path
+
+    def __reduce__(self):
+        return type(self), (self.args[0], self.path)
+
+
+class DataError(PgrpoError, ValueError):
+    """A data file cannot be used. `file` and `line` (from 1; 0 where no line is to blame) say where."""
+
+    def __init__(self, message: str, file: str = "", line: int = 0):
+        super().__init__(message)
+        self.file = file
+        self.line = line
+
+    def __str__(self) -> str:
+        where = f"{self.file}:{self.line}" if self.line else self.file
+        return f"{where}: {self.args[0]}" if where else str(self.args[0])
+
+    def __reduce__(self):
+        return type(self), (self.args[0], self.file, self.line)
+
+
+class ModelError(PgrpoError):
+    """A model or tokenizer cannot be loaded, or does not fit its role."""
+
+
+class EnvironmentFault(PgrpoError):
+    """The machine lacks something that the run needs: an engine, a device, memory, disk."""
+
+
+class SandboxError(PgrpoError):
+    """The machinery around untrusted code failed. Never the program's fault, never a verdict.
+
+    The caller retries on another slot; after its retries the rollout carries an error and gets no gradient.
+    """
+
+
+class WeightSyncError(PgrpoError):
+    """Weights did not arrive whole: a checksum, a name or a version differs. The engine must not serve them."""
+
+
+class StageError(PgrpoError):
+    """A role (rollout worker, execution pool, reward server, learner) died or missed its deadline.
+
+    `stage` names the role; the message carries the first cause.
+    """
+
+    def __init__(self, message: str, stage: str = ""):
+        super().__init__(message)
+        self.stage = stage
+
+    def __reduce__(self):
+        return type(self), (self.args[0], self.stage)

@@ -1,0 +1,203 @@
+"""One rank of the learner: Arrow rows in, optimizer steps out.
+
+Owns: tensors of a micro-batch, the order of forward, backward and step, the step's statistics. Does not own: which
+rows (the driver's plan), the formula (`algo.losses`), the partitioning (`zero3`).
+
+Invariants:
+- All ranks run the same number of forward and backward passes per mini-batch; a rank without rows left runs an empty
+  one, because ZeRO-3 gathers parameters collectively in each.
+- The loss of a mini-batch is the sum over its sampled tokens, divided by their global number: how rows are cut into
+  micro-batches and ranks changes nothing.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from pgrpo_ray.algo.losses import clip_higher_loss, sampled_logprobs
+from pgrpo_ray.config import AlgoSection
+from pgrpo_ray.data.arrow import list_lengths, pad_lists
+from pgrpo_ray.learner.shares import RankShare
+from pgrpo_ray.learner.zero3 import Zero3Engine
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Rows as tensors: prompt, then response, then padding. Column t of the [B, T-1] ones is about token t + 1.
+
+    Prompt P0 P1, response A0 A1: input_ids P0 P1 A0 A1, and for the targets P1 A0 A1 a loss_mask of 0 1 1.
+    """
+
+    input_ids: torch.Tensor
+    """[B, T] int64."""
+    attention_mask: torch.Tensor
+    """[B, T] int64, 0 on padding."""
+    loss_mask: torch.Tensor
+    """[B, T-1] bool: the target was sampled by the policy."""
+    rollout_logprobs: torch.Tensor
+    """[B, T-1] float32, nats; 0 outside the mask."""
+    advantages: torch.Tensor
+    """[B] float32."""
+
+
+class LearnerWorker:
+    """Trains one rank's share of each batch. Implements `protocols.Learner` together with its engine."""
+
+    def __init__(self, engine: Zero3Engine, algo: AlgoSection, temperature: float):
+        """`temperature` is the sampling temperature: the learner's logits are divided by it as the engine's were."""
+        self.engine = engine
+        self._algo = algo
+        self._temperature = temperature
+
+    def update(self, tables: Sequence[pa.Table], share: RankShare) -> dict[str, float]:
+        """Run one optimizer step per mini-batch of `share`; return statistics reduced over ranks.
+
+        `tables` are the ROLLOUT tables of `share.groups`, in that order. Collective. Returned keys: see `_report`.
+        """
+        started = time.monotonic()
+        rows = pa.concat_tables(tables).combine_chunks() if tables else None
+        stats = _Stats()
+        old = self._recompute_old(rows, share) if self._recomputes(share) else None
+        norms, rate = [], 0.0
+        for number, part in enumerate(share.steps):
+            for index, (row_ids, advantages) in enumerate(zip(part.micro_batches, part.advantages, strict=True)):
+                if len(row_ids) == 0:
+                    self._empty_pass()
+                    continue
+                batch = self._tensors(rows, row_ids, advantages)
+                logprobs, entropy = self._logprobs(batch)
+                if old is not None:
+                    old_logprobs = old[number, index]
+                elif self._algo.old_logprobs == "rollout":
+                    old_logprobs = batch.rollout_logprobs
+                else:  # a single mini-batch: the policy has not moved since sampling, so the ratio is exactly 1
+                    old_logprobs = logprobs.detach()
+                loss, sums = clip_higher_loss(
+                    logprobs,
+                    old_logprobs,
+                    batch.advantages,
+                    batch.loss_mask,
+                    clip_low=self._algo.clip_low,
+                    clip_high=self._algo.clip_high,
+                    denominator=part.denominator,
+                )
+                self.engine.backward(loss)
+                stats.add(batch, logprobs.detach(), entropy, sums, part.denominator, on_policy=number == 0)
+            norm, rate = self.engine.step()
+            norms.append(norm)
+        return self._report(stats, norms, rate, time.monotonic() - started)
+
+    def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield full parameters in a fixed order. Collective."""
+        return self.engine.named_weights()
+
+    def _recomputes(self, share: RankShare) -> bool:
+        return self._algo.old_logprobs == "learner" and len(share.steps) > 1
+
+    def _recompute_old(self, rows: pa.Table | None, share: RankShare) -> dict[tuple[int, int], torch.Tensor]:
+        """Logprobs of every micro-batch before the first optimizer step, [B, T-1] each."""
+        old = {}
+        with torch.no_grad():
+            for number, part in enumerate(share.steps):
+                for index, (row_ids, advantages) in enumerate(zip(part.micro_batches, part.advantages, strict=True)):
+                    if len(row_ids) == 0:
+                        self._empty_pass()
+                        continue
+                    old[number, index] = self._logprobs(self._tensors(rows, row_ids, advantages))[0]
+        return old
+
+    def _logprobs(self, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return policy_logprobs and entropy, each [B, T-1], nats."""
+        logits = self.engine.forward(batch.input_ids, batch.attention_mask)
+        return sampled_logprobs(logits[:, :-1], batch.input_ids[:, 1:], self._temperature)
+
+    def _empty_pass(self) -> None:
+        """Take part in the collectives of a pass that this rank has no rows for; its gradient is zero."""
+        ids = torch.zeros((1, 2), dtype=torch.int64, device=self.engine.device)
+        logits = self.engine.forward(ids, torch.ones_like(ids))
+        if torch.is_grad_enabled():
+            self.engine.backward(logits.sum() * 0.0)
+
+    def _tensors(self, rows: pa.Table, row_ids: np.ndarray, advantages: np.ndarray) -> MicroBatch:
+        picked = rows.take(pa.array(row_ids))
+        prompt_len = list_lengths(picked["prompt_ids"])
+        response_len = list_lengths(picked["response_ids"])
+        width = int((prompt_len + response_len).max())
+        prompts = pad_lists(picked["prompt_ids"], int(prompt_len.max()), 0)
+        responses = pad_lists(picked["response_ids"], int(response_len.max()), 0)
+        sampled = pad_lists(picked["rollout_logprobs"], int(response_len.max()), 0.0)
+        input_ids = np.zeros((len(row_ids), width), np.int64)
+        logprobs = np.zeros((len(row_ids), width), np.float32)
+        for i, (p, r) in enumerate(zip(prompt_len, response_len, strict=True)):
+            input_ids[i, :p] = prompts[i, :p]
+            input_ids[i, p : p + r] = responses[i, :r]
+            logprobs[i, p : p + r] = sampled[i, :r]
+        position = np.arange(width)
+        total = (prompt_len + response_len)[:, None]
+        is_response = (position >= prompt_len[:, None]) & (position < total)
+        device = self.engine.device
+        return MicroBatch(
+            input_ids=torch.from_numpy(input_ids).to(device),
+            attention_mask=torch.from_numpy((position < total).astype(np.int64)).to(device),
+            loss_mask=torch.from_numpy(is_response[:, 1:]).to(device),
+            rollout_logprobs=torch.from_numpy(logprobs[:, 1:].copy()).to(device),
+            advantages=torch.from_numpy(np.asarray(advantages, np.float32)).to(device),
+        )
+
+    def _report(self, stats: "_Stats", norms: list[float], rate: float, seconds: float) -> dict[str, float]:
+        """Reduce over ranks. Means are over tokens of rows with gradient; mismatch over those of the first step."""
+        sums, maxima = self.engine.reduce(stats.sums, stats.maxima)
+        tokens, clipped, entropy, kl, loss, gap, gap_tokens = sums.tolist()
+        return {
+            "loss": loss / max(1, len(norms)),
+            "entropy": entropy / max(1.0, tokens),
+            "clip_frac": clipped / max(1.0, tokens),
+            "kl_old": kl / max(1.0, tokens),
+            "mismatch_mean": gap / max(1.0, gap_tokens),
+            "mismatch_max": maxima.item(),
+            "grad_norm": float(np.mean(norms)) if norms else 0.0,
+            "learning_rate": rate,
+            "trained_tokens": tokens,
+            "optimizer_steps": float(len(norms)),
+            "update_s": seconds,
+        }
+
+
+class _Stats:
+    """Sums over this rank's tokens, kept as tensors so that one all-reduce per update suffices."""
+
+    def __init__(self) -> None:
+        self.sums = torch.zeros(7, dtype=torch.float64)
+        self.maxima = torch.zeros((), dtype=torch.float64)
+
+    def add(
+        self,
+        batch: MicroBatch,
+        logprobs: torch.Tensor,
+        entropy: torch.Tensor,
+        loss_sums: dict[str, torch.Tensor],
+        denominator: int,
+        *,
+        on_policy: bool,
+    ) -> None:
+        """`on_policy`: no optimizer step lies between sampling and these logprobs, so a gap is the engines' own."""
+        mask = batch.loss_mask
+        gap = (logprobs - batch.rollout_logprobs).abs()[mask].double().cpu()
+        self.sums += torch.tensor(
+            [
+                loss_sums["tokens"],
+                loss_sums["clipped_low"] + loss_sums["clipped_high"],
+                entropy[mask].double().sum(),
+                loss_sums["kl_k3"],
+                loss_sums["surrogate"] / denominator,
+                gap.sum() if on_policy else 0.0,
+                len(gap) if on_policy else 0.0,
+            ],
+            dtype=torch.float64,
+        )
+        if on_policy and len(gap):
+            self.maxima = torch.maximum(self.maxima, gap.max())

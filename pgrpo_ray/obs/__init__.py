@@ -1,0 +1,1 @@
+"""What people see of a run: step metrics, the run's folder, the terminal display."""

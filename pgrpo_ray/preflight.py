@@ -1,0 +1,166 @@
+"""Everything that can be known to be wrong before expensive work starts: data, models, sandbox, disk, memory.
+
+Runs on the driver's machine, cheapest checks first, and hands over what the launch needs. Raises the project's own
+errors, each with what was wrong, where, and how to fix it; starts neither Ray nor a container.
+"""
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pgrpo_ray.config import STARTER, RunConfig, derive
+from pgrpo_ray.errors import ConfigError, DataError, EnvironmentFault, ModelError
+from pgrpo_ray.types import Problem
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What a model's config says; no weights are read for it."""
+
+    num_parameters: int
+    max_positions: int | None
+    """Longest sequence that it was made for, tokens; None where its config does not say."""
+
+
+@dataclass(frozen=True)
+class ProblemSets:
+    """Problems to train on and problems held out; disjoint by id."""
+
+    train: list[Problem]
+    heldout: list[Problem]
+
+
+def check_disk(config: RunConfig) -> None:
+    """Raise `EnvironmentFault` unless the run's folder can be made and has `run.min_free_mib` free."""
+    folder = Path(config.run.dir).absolute()
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise EnvironmentFault(
+            f"run.dir: {folder} cannot be written ({existing} is no folder of ours). Choose another with "
+            "--set run.dir=FOLDER."
+        )
+    free_mib = shutil.disk_usage(existing).free >> 20
+    if free_mib < config.run.min_free_mib:
+        raise EnvironmentFault(
+            f"run.dir: {existing} has {free_mib} MiB free, run.min_free_mib asks for {config.run.min_free_mib}. Free "
+            "space, choose another folder with --set run.dir=FOLDER, or lower the limit."
+        )
+
+
+def sandbox_kind(config: RunConfig) -> str:
+    """Return `docker` or `process`. Raises `EnvironmentFault` where Docker is needed and does not answer."""
+    from pgrpo_ray.sandbox.docker_runner import engine_problem
+    from pgrpo_ray.sandbox.runners import resolve_image
+
+    section = config.sandbox
+    if section.backend == "process":
+        return "process"
+    problem = engine_problem()
+    if problem is None:
+        resolve_image(section.image)
+        return "docker"
+    if section.backend == "docker" or config.cluster.address != "local":
+        raise EnvironmentFault(
+            f"sandbox.backend={section.backend}: {problem} "
+            "A local run may fall back to the weaker process sandbox with --set sandbox.backend=process."
+        )
+    return "process"
+
+
+def load_problem_sets(config: RunConfig, starter: Any = None) -> ProblemSets:
+    """Read and split the problems; `starter` holds the starter's files where the config names it."""
+    from pgrpo_ray.data.loaders import load_problems
+    from pgrpo_ray.data.problems import split_heldout
+
+    section, seed = config.data, config.run.seed
+    if section.problems == STARTER:
+        train = load_problems(starter.train, "jsonl")
+        heldout = load_problems(starter.heldout, "jsonl")
+    else:
+        train = load_problems(section.problems, section.format)
+        if section.heldout is None:
+            train, heldout = split_heldout(train, section.heldout_problems, seed)
+        else:
+            heldout = load_problems(section.heldout, section.format)
+    if len(heldout) < section.heldout_problems:
+        raise ConfigError(
+            f"data.heldout_problems is {section.heldout_problems}, but only {len(heldout)} are there. Lower it or "
+            "give more problems.",
+            path="data.heldout_problems",
+        )
+    heldout = heldout[: section.heldout_problems]
+    shared = {problem.id for problem in train} & {problem.id for problem in heldout}
+    if shared:
+        raise DataError(
+            f"{len(shared)} held-out problems are also trained on, such as {min(shared)!r}: pass@1 would measure "
+            "memory. Remove them from one of the files.",
+            file=str(section.heldout),
+        )
+    if len(train) < config.rollout.prompts_per_step:
+        raise ConfigError(
+            f"rollout.prompts_per_step is {config.rollout.prompts_per_step}, but only {len(train)} training problems "
+            "are there, and a batch may hold a problem once. Lower it or give more problems.",
+            path="rollout.prompts_per_step",
+        )
+    return ProblemSets(train, heldout)
+
+
+def model_facts(model: str, path: str, *, role: str) -> ModelFacts:
+    """Read a model's config. `path` is the config key, `role` `causal` or `reward`.
+
+    Raises `ModelError` when the model is not there or is of the wrong kind.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+    looks_local = model.startswith((".", "/", "~")) or Path(model).is_dir()
+    if looks_local and not (Path(model) / "config.json").is_file():
+        raise ModelError(
+            f"{path}: {model} is no model folder (it has no config.json). Give a folder in Hugging Face format, a hub "
+            "name such as Qwen/Qwen2.5-Coder-7B-Instruct, or `starter`."
+        )
+    auto = AutoModelForCausalLM if role == "causal" else AutoModelForSequenceClassification
+    try:
+        config = AutoConfig.from_pretrained(model)
+        AutoTokenizer.from_pretrained(model)
+        with torch.device("meta"):  # shapes without memory
+            shell = auto.from_config(config)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(
+            f"{path}: {model} cannot be loaded as a {role} model: {first_line} "
+            "Check the name, the network, and that model and tokenizer files are both there."
+        ) from error
+    return ModelFacts(
+        num_parameters=sum(parameter.numel() for parameter in shell.parameters()),
+        max_positions=getattr(config, "max_position_embeddings", None),
+    )
+
+
+def check_lengths(config: RunConfig, policy: ModelFacts) -> None:
+    """Raise `ConfigError` when a rollout may be longer than the policy can attend to."""
+    longest = derive(config).max_sequence_tokens
+    if policy.max_positions is not None and longest > policy.max_positions:
+        raise ConfigError(
+            f"data.max_prompt_tokens + rollout.max_response_tokens = {longest}, but the policy was made for sequences "
+            f"of {policy.max_positions} tokens. Lower one of the two.",
+            path="rollout.max_response_tokens",
+        )
+
+
+def memory_mib(config: RunConfig, policy: ModelFacts) -> dict[str, float]:
+    """Estimate what each role holds, MiB: weights and optimizer state only, activations and libraries come on top.
+
+    A rank keeps its share of weight, gradient and two Adam moments, plus a float32 master copy for bfloat16 (4 x 4 or
+    2 + 2 + 3 x 4 bytes a parameter, ZeRO-3, arXiv 1910.02054).
+    """
+    item = 2 if config.policy.dtype == "bfloat16" else 4
+    share = policy.num_parameters / config.learner.num_ranks
+    engine = policy.num_parameters * item / 2**20
+    return {
+        "rollout worker": engine + (config.rollout.kv_cache_mib or 0),
+        "learner rank": share * 16 / 2**20,
+        "sandbox": config.sandbox.slots * config.sandbox.memory_mib,
+    }

@@ -1,0 +1,218 @@
+"""The Docker sandbox: one warm, locked container per runner. The only file that imports `docker`.
+
+Owns the container's life and its hardening. It decides no verdict and knows no problem.
+
+Protects against: the network (none), the host's files (read-only image, nothing mounted), privileges (three
+capabilities, which only the warden holds; no-new-privileges; the engine's default seccomp profile), exhaustion
+(memory without swap, one CPU, 64 processes, 32 MiB and 1024 files of scratch), other programs (see `harness`).
+Not against: a hole in the kernel. Pass `runtime="runsc"` (gVisor) where that matters.
+
+Nothing is left behind: the container's stdin is tied to our connection (StdinOnce). When the owner dies in whatever
+way, the warden reads end of file and ends, and the engine removes the container (auto_remove).
+"""
+
+import contextlib
+import functools
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import docker
+from docker.errors import DockerException, ImageNotFound
+
+from pgrpo_ray.errors import SandboxError
+from pgrpo_ray.sandbox.wire import Wire
+
+_PIDS = 64
+_FIRST_UID = "10000"
+"""Programs get the uids above, one each; ours: above every uid that an image defines."""
+_NO_IPC = {
+    # System V and POSIX queues outlive processes: a channel between programs. With room for none, there is none.
+    "fs.mqueue.queues_max": "0",
+    "kernel.shmmni": "0",
+    "kernel.msgmni": "0",
+    "kernel.sem": "250 32000 32 0",
+}
+_ENVIRONMENT = {
+    "PATH": "/usr/local/bin:/usr/bin:/bin",
+    "LANG": "C.UTF-8",
+    "HOME": "/tmp",
+    # The same program gets the same verdict in every container, even if it prints a set.
+    "PYTHONHASHSEED": "0",
+}
+
+
+@functools.cache
+def _harness_source() -> str:
+    return (Path(__file__).parent / "harness.py").read_text(encoding="utf-8")
+
+
+def _client(timeout_s: float = 60) -> docker.APIClient:
+    """Connect as the environment says (DOCKER_HOST, contexts of TLS). Raises `DockerException`."""
+    return docker.from_env(timeout=timeout_s).api
+
+
+class DockerRunner:
+    """A container with a warden in it. One request at a time; `close` may come from another thread."""
+
+    kind = "docker"
+
+    def __init__(
+        self, image: str, *, memory_mib: int, runtime: str | None = None, labels: Mapping[str, str] | None = None
+    ):
+        """Start the container. Raises `SandboxError` with the engine's reason."""
+        self._id: str | None = None
+        self._wire: Wire | None = None
+        try:
+            self._api = _client()
+            host_config = self._host_config(memory_mib, runtime)
+            self._id = self._api.create_container(
+                image,
+                ["python3", "-s", "-X", "utf8", "-c", _harness_source(), "container", "/tmp", _FIRST_UID],
+                stdin_open=True,  # with detach=False: AttachStdin and StdinOnce, the tie described above
+                environment=_ENVIRONMENT,
+                user="0:0",
+                working_dir="/",
+                network_disabled=True,
+                labels=dict(labels or {}),
+                host_config=host_config,
+            )["Id"]
+            # Attach before start, so that not one byte of the stream can be missed.
+            attached = self._api.attach_socket(self._id, params={"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1})
+            self._attached = attached  # keeps docker-py's response, and with it the connection, alive
+            self._wire = Wire(getattr(attached, "_sock", attached), multiplexed=True)
+            self._api.start(self._id)
+        except (DockerException, OSError) as error:
+            self.close()
+            raise SandboxError(f"cannot start a container of image {image!r}: {error}") from error
+
+    def _host_config(self, memory_mib: int, runtime: str | None) -> dict[str, Any]:
+        ulimit = docker.types.Ulimit
+        return self._api.create_host_config(
+            network_mode="none",
+            read_only=True,
+            cap_drop=["ALL"],
+            cap_add=["SETUID", "SETGID", "KILL"],
+            security_opt=["no-new-privileges"],
+            pids_limit=_PIDS,
+            mem_limit=memory_mib << 20,
+            memswap_limit=memory_mib << 20,
+            nano_cpus=10**9,
+            tmpfs={"/tmp": "rw,noexec,nosuid,nodev,size=32m,nr_inodes=1024,mode=1777"},
+            ipc_mode="none",
+            sysctls=_NO_IPC,
+            ulimits=[
+                ulimit(name="nofile", soft=1024, hard=1024),
+                ulimit(name="core", soft=0, hard=0),
+                # Threads get the soft limit of the start, 8 MiB; the warden raises it for the main thread alone.
+                ulimit(name="stack", soft=8 << 20, hard=64 << 20),
+            ],
+            log_config=docker.types.LogConfig(type="none"),
+            auto_remove=True,
+            runtime=runtime,
+        )
+
+    def run(self, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+        """Send one harness request, return its answer. Raise `SandboxError` when the machinery failed."""
+        wire = self._wire
+        if wire is None:
+            raise SandboxError("this runner is closed")
+        return wire.ask(request, timeout_s)
+
+    def close(self) -> None:
+        """Kill and remove the container. Idempotent; never raises."""
+        wire, self._wire = self._wire, None
+        identity, self._id = self._id, None
+        if wire is not None:
+            wire.close()
+        if identity is not None:
+            # It may be gone already, or going (auto_remove); if the engine is gone, so is our way to tell anybody.
+            with contextlib.suppress(DockerException, OSError):
+                _client(timeout_s=10).remove_container(identity, force=True)
+
+
+def engine_problem() -> str | None:
+    """Say why no Docker engine answers and which command fixes it; None when one answers."""
+    try:
+        _client(timeout_s=5).ping()
+        return None
+    except (DockerException, OSError) as error:
+        causes = " ".join(str(cause) for cause in _chain(error))
+        if "PermissionError" in causes or "Permission denied" in causes:
+            return (
+                "Docker is running but this user may not use it. Fix: sudo usermod -aG docker $USER, then log in again."
+            )
+        if shutil.which("dockerd") or shutil.which("docker"):
+            return (
+                f"Docker is installed but does not answer ({error}). Fix: sudo systemctl start docker (or: make setup)."
+            )
+        return "Docker is not installed. Fix: sudo apt-get install docker.io (or: make setup)."
+
+
+def _chain(error: BaseException | None) -> Iterable[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def image_exists(tag: str) -> bool:
+    """Tell whether the engine holds `tag`. Raises `SandboxError` when no engine answers."""
+    try:
+        _client().inspect_image(tag)
+        return True
+    except ImageNotFound:
+        return False
+    except (DockerException, OSError) as error:
+        raise SandboxError(f"cannot ask the engine for image {tag!r}: {error}") from error
+
+
+def pull_image(reference: str, tag: str, timeout_s: float = 120) -> None:
+    """Pull `reference` from its registry and tag it `tag`. Raises `SandboxError`."""
+    try:
+        api = _client(timeout_s)
+        api.pull(reference)
+        repository, _, version = tag.rpartition(":")
+        api.tag(reference, repository, version)
+    except (DockerException, OSError) as error:
+        raise SandboxError(f"cannot pull {reference}: {error}") from error
+
+
+def import_image(tarball: Path, tag: str, prepare: list[str]) -> None:
+    """Make image `tag` from a root file system, after running the command `prepare` once inside it.
+
+    Raises `SandboxError` when the engine refuses or `prepare` fails; nothing but the tag is left behind.
+    """
+    repository, _, version = tag.rpartition(":")
+    staged = container = None
+    try:
+        api = _client(timeout_s=300)
+        api.import_image_from_file(str(tarball), repository=repository, tag=f"{version}-staged")
+        staged = f"{tag}-staged"
+        container = api.create_container(staged, prepare, network_disabled=True)["Id"]
+        api.start(container)
+        status = api.wait(container)["StatusCode"]
+        if status:
+            raise SandboxError(f"{prepare} ended with status {status} in the new image: {api.logs(container)[-500:]!r}")
+        api.commit(container, repository=repository, tag=version)
+    except (DockerException, OSError) as error:
+        raise SandboxError(f"cannot make image {tag!r}: {error}") from error
+    finally:
+        with contextlib.suppress(DockerException, OSError):  # a leftover stage is waste, not a fault
+            if container is not None:
+                api.remove_container(container, force=True)
+            if staged is not None:
+                api.remove_image(staged)
+
+
+def remove_leftovers(label: str) -> int:
+    """Remove every container with `label` (`key` or `key=value`); return how many. Raises `SandboxError`."""
+    try:
+        api = _client()
+        found = api.containers(all=True, filters={"label": label})
+        for container in found:
+            with contextlib.suppress(docker.errors.NotFound, docker.errors.APIError):  # removal may be in progress
+                api.remove_container(container["Id"], force=True)
+        return len(found)
+    except (DockerException, OSError) as error:
+        raise SandboxError(f"cannot look for containers labelled {label!r}: {error}") from error

@@ -1,0 +1,136 @@
+"""The process sandbox: the same warden as a child process of the host, for machines without Docker.
+
+Much weaker than Docker, and never more than a fallback for local runs. As root it drops each program to a fresh uid,
+limits its number of processes and cuts the network off with a network namespace. As an ordinary user it does neither:
+the program runs as *you*. In both cases the program can read every file of the host that is open to its uid, write to
+the host's /tmp and to shared memory, and compete for all memory and CPU with the trainer; only rlimits bound it.
+No seccomp filter, no cgroup. Scratch, leftover processes, limits and verdicts are handled as in Docker.
+"""
+
+import contextlib
+import ctypes
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from pgrpo_ray.errors import SandboxError
+from pgrpo_ray.sandbox.wire import Wire
+
+_CLONE_NEWNET = 0x40000000  # linux/sched.h
+_HARNESS = Path(__file__).parent / "harness.py"
+
+
+class ProcessRunner:
+    """A warden below this process. One request at a time; `close` may come from another thread."""
+
+    kind = "process"
+
+    def __init__(self) -> None:
+        """Start the warden. Raises `SandboxError` when it cannot be started."""
+        python = _interpreter(another_uid=os.geteuid() == 0)
+        self._scratch = tempfile.mkdtemp(prefix="pgrpo-sandbox-")
+        # The program's uid must reach and fill the scratch; sticky, so that it cannot remove the folder's other entries.
+        os.chmod(self._scratch, 0o1777)
+        uid = _fresh_uid() if os.geteuid() == 0 else 0
+        ours, theirs = socket.socketpair()
+        self._stderr = tempfile.TemporaryFile()
+        try:
+            self._process = subprocess.Popen(
+                [python, "-s", "-X", "utf8", "-c", _HARNESS.read_text("utf-8"), "process", self._scratch, str(uid)],
+                stdin=theirs,
+                stdout=theirs,
+                stderr=self._stderr,
+                env={
+                    "PATH": "/usr/local/bin:/usr/bin:/bin",
+                    "LANG": "C.UTF-8",
+                    "HOME": self._scratch,
+                    "PYTHONHASHSEED": "0",
+                },
+                cwd="/",
+                preexec_fn=_leave_network if uid else None,
+                start_new_session=True,  # the trainer's Ctrl-C is not the program's
+            )
+        except (OSError, subprocess.SubprocessError) as error:
+            ours.close()
+            shutil.rmtree(self._scratch, ignore_errors=True)
+            raise SandboxError(f"cannot start the process sandbox with {python}: {error}") from error
+        finally:
+            theirs.close()
+        self._wire: Wire | None = Wire(ours, multiplexed=False)
+
+    def run(self, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+        """Send one harness request, return its answer. Raise `SandboxError` when the machinery failed."""
+        wire = self._wire
+        if wire is None:
+            raise SandboxError("this runner is closed")
+        try:
+            return wire.ask(request, timeout_s)
+        except SandboxError as error:
+            raise SandboxError(f"{error}{self._last_words()}") from error
+
+    def close(self) -> None:
+        """End the warden and everything below it, remove the scratch. Idempotent; never raises."""
+        wire, self._wire = self._wire, None
+        if wire is None:
+            return
+        wire.close()
+        try:
+            self._process.wait(3)  # on end of file the warden kills what runs, then ends itself
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._stderr.close()
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def _last_words(self) -> str:
+        with contextlib.suppress(OSError, ValueError):  # closed meanwhile by another thread
+            self._stderr.seek(0)
+            text = self._stderr.read()[-1000:].decode("utf-8", "replace").strip()
+            return f"; the warden's stderr ends: {text}" if text else ""
+        return ""
+
+
+def _interpreter(another_uid: bool) -> str:
+    """Return a base interpreter: a virtual environment would offer the trainer's packages to programs.
+
+    With `another_uid` it must be open to every user. pyenv's and uv's below /root are not; Debian's is.
+    Raises `SandboxError` when there is none.
+    """
+    candidates = (
+        getattr(sys, "_base_executable", None) or sys.executable,
+        "/usr/bin/python3",
+        "/usr/local/bin/python3",
+    )
+    for path in (Path(candidate).resolve() for candidate in candidates):
+        if path.exists() and (not another_uid or all(parent.stat().st_mode & 0o001 for parent in path.parents)):
+            return str(path)
+    raise SandboxError(
+        f"programs run as another uid than root, which may not enter {Path(candidates[0]).parent}. Install a Python that "
+        "all users can run (apt-get install python3), or run as an ordinary user, or use Docker."
+    )
+
+
+def _fresh_uid() -> int:
+    """Pick where this runner's uids begin: beyond every account, unlikely to meet another runner's.
+
+    In a user namespace that maps few uids, take the upper part of those.
+    """
+    mapped = 0
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path("/proc/self/uid_map").read_text().splitlines():
+            start, _, count = map(int, line.split())
+            mapped = max(mapped, start + count)
+    if mapped > 1 << 31:
+        return (1 << 30) + secrets.randbelow(1 << 14) * (1 << 16)
+    return 10_000
+
+
+def _leave_network() -> None:
+    """Enter an empty network namespace. Where that is refused (an unprivileged container), the network stays."""
+    ctypes.CDLL(None).unshare(_CLONE_NEWNET)

@@ -1,0 +1,190 @@
+"""Make the starter once and keep it: problems, policy and reward model under one content key.
+
+Owns the cache and the order of the parts. Each heavy part runs in a child process (`python -m pgrpo_ray.starter`), one
+after the other, because the reward model starts from the policy's weights; the caller's process imports neither torch
+nor transformers here. Built in a temporary folder beside the cache and renamed, so a folder of that name is always
+whole; two builders at once both succeed, and the later one uses the earlier one's folder. The caller waits for the
+child by reading its output; a child that ends or is killed closes it. On any exception, Ctrl-C included, the child is
+stopped and the temporary folder removed.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pgrpo_ray
+from pgrpo_ray.config import StarterSection
+from pgrpo_ray.errors import ConfigError, EnvironmentFault
+from pgrpo_ray.starter.problems import generate, write_jsonl
+
+WARMUP_PROBLEMS = 6000
+"""Problems for the warm start and the reward model, apart from train and held-out ones: training problems must not be
+known by heart before reinforcement begins."""
+PARTS = ("policy", "reward_model")
+_LIBRARIES = ("torch", "transformers", "tokenizers")
+_SOURCES = ("starter", "reward_model")
+_LOG_TAIL = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class StarterPaths:
+    """Where the artifacts are. All inside one cache folder; read them, never write."""
+
+    policy: Path
+    """Model folder in Hugging Face format, tokenizer with chat template included."""
+    reward_model: Path
+    """Model folder in Hugging Face format."""
+    train: Path
+    """Problems, JSONL."""
+    heldout: Path
+    """Problems, JSONL; disjoint from `train` in English and in pipeline."""
+    report: Path
+    """JSON: seconds per part, losses, pair accuracy of the reward model per kind."""
+
+    @classmethod
+    def inside(cls, folder: Path) -> "StarterPaths":
+        """Name the artifacts of one cache folder."""
+        return cls(
+            folder / "policy",
+            folder / "reward_model",
+            folder / "train.jsonl",
+            folder / "heldout.jsonl",
+            folder / "report.json",
+        )
+
+
+def ensure_starter(
+    section: StarterSection,
+    cache_dir: str | Path,
+    on_progress: Callable[[str, float], None] = lambda part, done: None,
+) -> StarterPaths:
+    """Return the starter's artifacts, making them when this section was never built by this version of the code.
+
+    `on_progress` receives the part (`problems`, `policy`, `reward_model`) and how much of it is done, in [0, 1]. Raises
+    `ConfigError` when more problems are asked for than the family holds, `EnvironmentFault` with the end of the log
+    when a part fails.
+    """
+    cache = Path(cache_dir)
+    cache.mkdir(parents=True, exist_ok=True)
+    final = cache / f"starter-{content_key(section)}"
+    if not final.exists():
+        building = Path(tempfile.mkdtemp(prefix=".starter-", dir=cache))
+        try:
+            _build(section, building, on_progress)
+            building.chmod(0o755)  # mkdtemp's 0700 would lock other users out of a shared cache
+            _publish(building, final)
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+    return StarterPaths.inside(final)
+
+
+def content_key(section: StarterSection) -> str:
+    """Return 12 hex digits of everything that decides what is built: settings, source and library versions.
+
+    `threads` is left out: it changes the last digits of a sum, not what the artifacts are.
+    """
+    digest = hashlib.sha256(section.model_dump_json(exclude={"threads"}).encode())
+    root = Path(pgrpo_ray.__file__).parent
+    for source in sorted(path for part in _SOURCES for path in (root / part).glob("*.py")):
+        digest.update(f"\0{source.relative_to(root)}\0".encode() + source.read_bytes())
+    for library in _LIBRARIES:
+        digest.update(f"\0{library}=={importlib.metadata.version(library)}".encode())
+    return digest.hexdigest()[:12]
+
+
+def _build(section: StarterSection, folder: Path, on_progress: Callable[[str, float], None]) -> None:
+    """Make every artifact in `folder`."""
+    report: dict[str, Any] = {"section": section.model_dump()}
+    started = time.monotonic()
+    on_progress("problems", 0.0)
+    _write_problems(section, folder)
+    report["problems_s"] = round(time.monotonic() - started, 1)
+    on_progress("problems", 1.0)
+    for part in PARTS:
+        report |= _run_part(part, section, folder, on_progress)
+    report["total_s"] = round(time.monotonic() - started, 1)
+    StarterPaths.inside(folder).report.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_problems(section: StarterSection, folder: Path) -> None:
+    """Write `heldout.jsonl`, `train.jsonl` and `warmup.jsonl`: slices of one list without repeats, so disjoint."""
+    heldout, train = section.heldout_problems, section.train_problems
+    warmup = min(WARMUP_PROBLEMS, 32 * section.sft_steps)
+    try:
+        exercises = generate(section.seed, heldout + train + warmup)
+    except ValueError as error:
+        raise ConfigError(
+            f"starter.train_problems={train} and starter.heldout_problems={heldout} are more than the starter's family "
+            f"holds beside its {warmup} warm-up problems: {error} Lower starter.train_problems.",
+            path="starter.train_problems",
+        ) from error
+    write_jsonl(folder / "heldout.jsonl", exercises[:heldout], "heldout")
+    write_jsonl(folder / "train.jsonl", exercises[heldout : heldout + train], "train")
+    write_jsonl(folder / "warmup.jsonl", exercises[heldout + train :], "warmup")
+
+
+def _run_part(
+    part: str, section: StarterSection, folder: Path, on_progress: Callable[[str, float], None]
+) -> dict[str, Any]:
+    """Run one part in a child process and return its figures. Raises `EnvironmentFault` when it fails."""
+    root = str(Path(pgrpo_ray.__file__).parent.parent)
+    environment = dict(
+        os.environ,
+        PYTHONPATH=os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH")))),
+        OMP_NUM_THREADS=str(section.threads),
+        HF_HUB_OFFLINE="1",
+        CUDA_VISIBLE_DEVICES="",  # a model of this size trains on the CPU, the same everywhere
+    )
+    log = folder / f"{part}.log"
+    command = [sys.executable, "-m", "pgrpo_ray.starter", part, str(folder), section.model_dump_json()]
+    report: dict[str, Any] | None = None
+    on_progress(part, 0.0)
+    with log.open("wb") as log_file:
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log_file, env=environment)
+        try:
+            for line in child.stdout or ():
+                message = json.loads(line)
+                if "done" in message:
+                    on_progress(part, message["done"])
+                report = message.get("report", report)
+            child.wait()
+        finally:
+            _stop(child)
+    if child.returncode or report is None:
+        tail = log.read_text(encoding="utf-8", errors="replace")[-_LOG_TAIL:].strip()
+        raise EnvironmentFault(
+            f"the starter's part {part!r} failed with exit status {child.returncode}. The end of its log:\n{tail}"
+        )
+    return report
+
+
+def _stop(child: subprocess.Popen[bytes]) -> None:
+    """End a child that still runs and close its pipe; the caller's own exception goes on."""
+    if child.poll() is None:
+        child.terminate()
+        try:
+            child.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+    if child.stdout:
+        child.stdout.close()
+
+
+def _publish(building: Path, final: Path) -> None:
+    """Rename the finished folder into place; another builder may have been first, and then its folder serves."""
+    try:
+        building.rename(final)
+    except OSError:
+        if not StarterPaths.inside(final).report.exists():
+            raise

@@ -1,0 +1,1 @@
+"""Weights from learner to rollout workers: packing, checking, unpacking. See `weights`."""

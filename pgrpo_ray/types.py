@@ -1,0 +1,178 @@
+"""The words of the system as frozen records. Standard library only; every other module may import this one.
+
+What flows in bulk between processes is not here but in `data.arrow`: Arrow tables whose columns these words name.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class TestStyle(StrEnum):
+    """How a problem's tests meet a program."""
+
+    __test__ = False  # pytest would otherwise try to collect a class of this name
+
+    STDIN = "stdin"
+    """The program is run as a script once per case; standard input goes in, standard output is compared."""
+    CALL = "call"
+    """`entry_point` is called once per case with JSON arguments; the returned value is compared."""
+    ASSERT = "assert"
+    """Each case is a piece of source, run after the program in its namespace; an exception fails it."""
+
+
+class Verdict(StrEnum):
+    """What became of a program. All but `PASSED` are the program's fault; machinery failures are errors instead."""
+
+    PASSED = "passed"
+    WRONG_ANSWER = "wrong_answer"
+    RUNTIME_ERROR = "runtime_error"
+    COMPILE_ERROR = "compile_error"
+    TIME_LIMIT = "time_limit"
+    MEMORY_LIMIT = "memory_limit"
+    OUTPUT_LIMIT = "output_limit"
+    TAMPERED = "tampered"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one test case may use."""
+
+    cpu_s: float = 4.0
+    """CPU seconds per case. Judged first, because wall time flips with load."""
+    wall_s: float = 10.0
+    """Wall seconds per case: the looser net under a program that sleeps or waits."""
+    memory_mib: int = 256
+    """Address space of the program's process, MiB."""
+    output_kib: int = 1024
+    """Standard output (and, for calls, encoded results) per case, KiB."""
+
+
+@dataclass(frozen=True, slots=True)
+class StdinCase:
+    """One case of style `stdin`."""
+
+    input: str
+    """Standard input."""
+    output: str
+    """Expected standard output. Never enters the sandbox."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallCase:
+    """One case of style `call`."""
+
+    args: list[Any] | dict[str, Any]
+    """JSON arguments: a list is passed by position, an object by keyword."""
+    expected: Any
+    """Expected value as JSON. Never enters the sandbox. Tuples compare equal to lists, as JSON has no tuples."""
+
+
+@dataclass(frozen=True, slots=True)
+class AssertCase:
+    """One case of style `assert`."""
+
+    source: str
+    """Python source. It must meet the program's objects, so it does enter the sandbox: the weakest style."""
+
+
+Case = StdinCase | CallCase | AssertCase
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A statement, its hidden tests and its limits."""
+
+    id: str
+    """Unique within a problem set."""
+    prompt: str
+    """The statement as the policy sees it, before any chat template."""
+    style: TestStyle
+    cases: tuple[Case, ...]
+    """At least one; all of the type that belongs to `style`."""
+    entry_point: str | None = None
+    """Function to call (style `call`), `Class.method` for a method of an object made without arguments."""
+    setup: str = ""
+    """Source run after the program and before the first assert (MBPP's `test_setup_code`)."""
+    completion_prefix: str = ""
+    """Source that a program which starts indented continues (HumanEval's prompt). Others stand alone."""
+    limits: Limits = field(default_factory=Limits)
+    metadata: dict[str, Any] = field(default_factory=dict)
+    """Free; `float_tolerance` (absolute and relative) is read by the comparison of style `stdin`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What the execution pool says about one program. Filled by `sandbox.grade`."""
+
+    verdict: Verdict | None
+    """None: the machinery failed and `error` says how. Such a rollout gets no gradient."""
+    tests_passed: int
+    tests_total: int
+    duration_ms: float
+    """Wall time inside the sandbox, all cases together, milliseconds."""
+    sandbox: str
+    """Which isolation judged it: `docker` or `process`."""
+    first_failed: int | None = None
+    """Index of the first case that did not pass; None when passed or unknown."""
+    detail: str = ""
+    """Short excerpt for people: the exception or what differed. Escaped and cut; never fed to a model."""
+    error: str | None = None
+    """The machinery's failure after all retries; None when there is a verdict."""
+
+    @property
+    def passed(self) -> bool:
+        """True when every test passed."""
+        return self.verdict is Verdict.PASSED
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedResponse:
+    """The text view of a rollout's response, split by its template. Made by `data.response.parse`."""
+
+    format_ok: bool
+    """R^f: the tag structure is right."""
+    thinking: str | None
+    """Inside `<think>`; None when the format is wrong."""
+    program: str | None
+    """Inside `<answer>`, code fence stripped; None when the format is wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class PromptRequest:
+    """One group to sample. Made by the driver, consumed by a rollout worker."""
+
+    problem_id: str
+    prompt_ids: tuple[int, ...]
+    """Prompt token ids, chat template applied, generation prompt included."""
+    seed: int
+    """Seed of the group's samples; distinct for every (run, step, problem)."""
+
+
+@dataclass(frozen=True, slots=True)
+class PreferencePair:
+    """Two reasonings about one problem, the first better. What a Bradley-Terry reward model is trained on."""
+
+    prompt: str
+    better: str
+    worse: str
+    kind: str = ""
+    """What makes the second worse, such as `planted_error`; accuracy is reported per kind."""
+
+
+@dataclass(frozen=True, slots=True)
+class SampledGroup:
+    """The G responses to one request, as they left the engine. Index i in every tuple is one rollout.
+
+    Token ids are the only truth from here to the loss; the engine's end-of-sequence token is among them.
+    """
+
+    request: PromptRequest
+    response_ids: tuple[list[int], ...]
+    """[G][T] sampled tokens."""
+    rollout_logprobs: tuple[list[float], ...]
+    """[G][T] engine's logprob of each sampled token at the sampling temperature, nats."""
+    finish_reasons: tuple[str, ...]
+    """`stop` (ended by itself) or `length` (cut)."""
+    policy_version: int
+    """Version of the weights that sampled it."""

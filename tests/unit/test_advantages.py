@@ -1,0 +1,79 @@
+"""Group-relative advantages."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pgrpo_ray.algo.advantages import group_advantages
+
+FLOOR = 1e-6
+
+
+def test_a_group_by_hand_uses_the_sample_standard_deviation():
+    # Rewards 1, 1, 2, 3: mean 7/4; squared deviations 9/16, 9/16, 1/16, 25/16 sum to 44/16; over n - 1 = 3: 11/12.
+    std = math.sqrt(11 / 12)
+    expected = [-0.75 / std, -0.75 / std, 0.25 / std, 1.25 / std]
+    assert group_advantages([1, 1, 2, 3], [0, 0, 0, 0], FLOOR) == pytest.approx(expected, abs=1e-12)
+
+
+def test_groups_are_independent_and_may_be_interleaved():
+    rewards, group = np.array([0.0, 10.0, 1.0, 30.0]), np.array([7, 3, 7, 3])
+    half = 1 / math.sqrt(2)  # two members: deviation d/2, sample std d/sqrt(2)
+    assert group_advantages(rewards, group, FLOOR) == pytest.approx([-half, -half, half, half])
+
+
+def test_dropped_members_count_neither_in_mean_nor_in_std_and_get_zero():
+    whole = group_advantages([1.0, 2.0, 3.0], [0, 0, 0], FLOOR)
+    holed = group_advantages([1.0, np.nan, 2.0, 3.0], [0, 0, 0, 0], FLOOR)
+    assert holed.tolist() == [whole[0], 0.0, whole[1], whole[2]]
+
+
+@pytest.mark.parametrize("rewards", [[5.0], [np.nan, 2.0], [np.nan, np.nan], []])
+def test_fewer_than_two_valid_members_give_zeros(rewards):
+    assert group_advantages(rewards, np.zeros(len(rewards), dtype=int), FLOOR).tolist() == [0.0] * len(rewards)
+
+
+def test_equal_rewards_give_exactly_zero_despite_rounding_of_the_mean():
+    rewards = np.full(6, 2.3)
+    assert np.add.accumulate(rewards)[-1] / 6 != 2.3  # so the naive difference is a residue, not zero
+    assert not group_advantages(rewards, np.zeros(6, dtype=int), 1e-12).any()
+
+
+def test_the_floor_keeps_tiny_differences_small_and_leaves_ordinary_groups_alone():
+    tiny = group_advantages([2.50, 2.51], [0, 0], std_floor=0.1)
+    assert tiny == pytest.approx([-0.05, 0.05])  # 0.005 / 0.1
+    assert group_advantages([1.0, 2.0], [0, 0], 0.1) == pytest.approx(group_advantages([1.0, 2.0], [0, 0], FLOOR))
+
+
+def test_it_agrees_with_torch_std_as_verl_and_trl_use_it():
+    rewards = np.random.default_rng(0).uniform(0, 3, size=(5, 8))
+    tensor = torch.from_numpy(rewards)
+    expected = (tensor - tensor.mean(1, keepdim=True)) / tensor.std(1, keepdim=True)
+    got = group_advantages(rewards.ravel(), np.repeat(np.arange(5), 8), FLOOR).reshape(5, 8)
+    np.testing.assert_allclose(got, expected.numpy(), rtol=1e-12)
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.one_of(st.just(np.nan), st.floats(0, 3))), min_size=1, max_size=40))
+def test_advantages_of_a_group_sum_to_zero_and_keep_the_order_of_rewards(rows):
+    group, rewards = np.array([row[0] for row in rows]), np.array([row[1] for row in rows])
+    advantages = group_advantages(rewards, group, FLOOR)
+    assert np.isfinite(advantages).all()
+    for label in set(group.tolist()):
+        mine = (group == label) & ~np.isnan(rewards)
+        # The tolerance is rounding of a mean of rewards up to 3 (1e-15) over the floor (1e-6).
+        assert abs(advantages[mine].sum()) < 1e-7
+        order = np.argsort(rewards[mine], kind="stable")
+        assert (np.diff(advantages[mine][order]) >= 0).all()
+
+
+def test_wrong_inputs_are_refused():
+    with pytest.raises(ValueError, match="one shape"):
+        group_advantages([1.0], [0, 0], FLOOR)
+    with pytest.raises(ValueError, match="above 0"):
+        group_advantages([1.0], [0], 0.0)
+    with pytest.raises(ValueError, match="infinite"):
+        group_advantages([np.inf], [0], FLOOR)

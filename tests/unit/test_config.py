@@ -1,0 +1,103 @@
+"""The config tree: what it refuses, and whether its messages help."""
+
+from pathlib import Path
+
+import pytest
+
+from pgrpo_ray.config import apply_override, derive, load, parse
+from pgrpo_ray.errors import ConfigError
+
+LOCAL = Path(__file__).parents[2] / "cluster" / "local.yaml"
+
+
+def test_the_local_config_loads_and_derives():
+    config = load(
+        LOCAL, ["run.steps=10", "rollout.group_size=4", "rollout.prompts_per_step=6", "algo.num_mini_batches=2"]
+    )
+    derived = derive(config)
+    assert derived.rollouts_per_step == 24
+    assert derived.rollouts_total == 240
+    assert derived.optimizer_steps == 20
+    assert derived.rollouts_per_mini_batch == 12
+    assert derived.max_sequence_tokens == config.data.max_prompt_tokens + config.rollout.max_response_tokens
+
+
+@pytest.mark.parametrize(
+    ("tree", "path", "words"),
+    [
+        ({"rolout": {}}, "rolout", "Did you mean 'rollout'?"),
+        ({"rollout": {"group_sise": 4}}, "rollout.group_sise", "Did you mean 'group_size'?"),
+        ({"run": {"steps": "many"}}, "run.steps", "received 'many'"),
+        ({"run": {"steps": 0}}, "run.steps", "greater than or equal to 1"),
+        ({"rollout": 3}, "rollout", "received 3"),
+        ({"learner": {"learning_rate": float("inf")}}, "learner.learning_rate", "finite"),
+        ({"run": {"name": "../elsewhere"}}, "run.name", "pattern"),
+    ],
+)
+def test_wrong_trees_are_refused_with_path_and_help(tree, path, words):
+    with pytest.raises(ConfigError) as caught:
+        parse(tree, where="my.yaml")
+    assert caught.value.path == path
+    assert "my.yaml" in str(caught.value)
+    assert path in str(caught.value)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "path"),
+    [
+        (["rollout.group_size=1"], "rollout.group_size"),
+        (["algo.num_mini_batches=64"], "algo.num_mini_batches"),
+        (["learner.micro_batch_tokens=100"], "learner.micro_batch_tokens"),
+        (["cluster.address=auto", "sandbox.backend=process"], "sandbox.backend"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(overrides, path):
+    with pytest.raises(ConfigError) as caught:
+        load(LOCAL, overrides)
+    assert caught.value.path == path
+
+
+def test_every_finding_is_reported_at_once():
+    with pytest.raises(ConfigError) as caught:
+        parse({"run": {"steps": 0, "sede": 1}, "nonsense": {}})
+    for word in ("run.steps", "run.sede", "nonsense"):
+        assert word in str(caught.value)
+
+
+def test_overrides_read_numbers_lists_and_nothing():
+    tree = {"learner": {"learning_rate": 1.0}}
+    for override in (
+        "learner.learning_rate=1e-4",
+        "learner.adam_betas=[0.8, 0.9]",
+        "data.heldout=null",
+        "run.name=a=b",
+    ):
+        apply_override(tree, override)
+    assert tree == {
+        "learner": {"learning_rate": "1e-4", "adam_betas": [0.8, 0.9]},
+        "data": {"heldout": None},
+        "run": {"name": "a=b"},
+    }
+    assert parse({"learner": tree["learner"]}).learner.learning_rate == 1e-4
+
+
+@pytest.mark.parametrize("override", ["steps", "=3", "run..steps=3", "run.steps.more=3", "run.steps={"])
+def test_malformed_overrides_are_refused(override):
+    with pytest.raises(ConfigError):
+        apply_override({"run": {"steps": 1}}, override)
+
+
+@pytest.mark.parametrize(("text", "words"), [("a: [", "not valid YAML"), ("- 1", "mapping"), (None, "cannot be read")])
+def test_unreadable_files_are_refused(tmp_path, text, words):
+    file = tmp_path / "run.yaml"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(ConfigError, match=words):
+        load(file)
+
+
+def test_a_loaded_config_cannot_be_changed():
+    config = load(LOCAL)
+    with pytest.raises(ValueError, match="frozen"):
+        config.run.steps = 5

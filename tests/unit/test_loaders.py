@@ -1,0 +1,336 @@
+"""Every data format: what loads, and what each kind of damage says."""
+
+import base64
+import gzip
+import json
+import pickle
+import re
+import zlib
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from pgrpo_ray.data import livecodebench
+from pgrpo_ray.data.loaders import FORMATS, load_problems, load_programs
+from pgrpo_ray.errors import DataError
+from pgrpo_ray.types import AssertCase, CallCase, Limits, StdinCase, TestStyle
+
+DATASETS = Path(__file__).resolve().parents[3] / "shared" / "datasets"
+
+STDIN = {
+    "id": "double",
+    "prompt": "Print twice the number.",
+    "tests": {"style": "stdin", "cases": [{"input": "2\n", "output": "4\n"}]},
+}
+CALL = {
+    "id": "add",
+    "prompt": "Write add(a, b).",
+    "tests": {"style": "call", "entry_point": "add", "cases": [{"args": [1, 2], "expected": 3}]},
+    "limits": {"cpu_s": 1, "memory_mib": 128},
+    "metadata": {"float_tolerance": 1e-6},
+}
+ASSERT = {
+    "id": "inc",
+    "prompt": "Write inc(x).",
+    "tests": {"style": "assert", "cases": ["assert inc(1) == 2"]},
+    "setup": "import math",
+}
+HUMANEVAL = {
+    "task_id": "HumanEval/0",
+    "prompt": "def one():\n    '''Return 1.'''\n",
+    "entry_point": "one",
+    "test": "def check(candidate):\n    assert candidate() == 1\n",
+    "canonical_solution": "    return 1\n",
+}
+MBPP = {
+    "text": "Write a function that returns one.",
+    "code": "def one():\r\n  return 1",
+    "task_id": 7,
+    "test_setup_code": "x = 1\r\n",
+    "test_list": ["assert one() == 1", "assert one() != 2"],
+    "challenge_test_list": [],
+}
+
+
+def lcb(testtype="stdin", private="[]", **changes):
+    """One LiveCodeBench record with a public case of `testtype`."""
+    public = {"stdin": ("1\n", "2\n"), "functional": ('[1, 2]\n"a"', "true")}[testtype]
+    record = {
+        "question_title": "A",
+        "question_content": "Do it.",
+        "question_id": "abc_a",
+        "contest_id": "abc",
+        "starter_code": "class Solution:\n    def f(self, a, b):\n        " if testtype == "functional" else "",
+        "public_test_cases": json.dumps([{"input": public[0], "output": public[1], "testtype": testtype}]),
+        "private_test_cases": private,
+        "metadata": json.dumps({"func_name": "f"}),
+    }
+    return {**record, **changes}
+
+
+def packed(data: bytes) -> str:
+    """Compress and encode as the benchmark does."""
+    return base64.b64encode(zlib.compress(data)).decode()
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Return a function that writes records or raw text and gives the path."""
+
+    def _write(*records, name="data.jsonl", raw=None):
+        path = tmp_path / name
+        text = raw if raw is not None else "".join(json.dumps(record) + "\n" for record in records)
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return path
+
+    return _write
+
+
+def refusal(path, format="jsonl"):
+    """Load a bad file and return its error."""
+    with pytest.raises(DataError) as caught:
+        load_problems(path, format)
+    assert caught.value.file == str(path)
+    return caught.value
+
+
+def test_our_format_reads_all_three_styles(write):
+    stdin, call, asserts = load_problems(write(STDIN, CALL, ASSERT), "jsonl")
+    assert (stdin.style, stdin.cases, stdin.limits) == (TestStyle.STDIN, (StdinCase("2\n", "4\n"),), Limits())
+    assert (call.entry_point, call.cases) == ("add", (CallCase([1, 2], 3),))
+    assert call.limits == Limits(cpu_s=1.0, memory_mib=128)
+    assert call.metadata == {"float_tolerance": 1e-6}
+    assert (asserts.setup, asserts.cases) == ("import math", (AssertCase("assert inc(1) == 2"),))
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.json", "a.json.gz"])
+def test_lines_and_arrays_load_plain_and_compressed(write, name):
+    text = json.dumps([STDIN, CALL], indent=1) if ".json" in name and ".jsonl" not in name else None
+    text = text or f"\ufeff{json.dumps(STDIN)}\n\n{json.dumps(CALL)}\n"
+    raw = gzip.compress(text.encode()) if name.endswith(".gz") else text
+    assert [problem.id for problem in load_problems(write(name=name, raw=raw), "jsonl")] == ["double", "add"]
+
+
+def test_an_error_in_an_array_names_the_line_on_which_its_element_begins(write):
+    bad = {**CALL, "prompt": 3}
+    text = "[\n" + json.dumps(STDIN, indent=2) + ",\n\n" + json.dumps(bad, indent=2) + "\n]\n"
+    error = refusal(write(raw=text, name="a.json"))
+    assert text.splitlines()[error.line - 1].startswith("{")
+    assert error.line == json.dumps(STDIN, indent=2).count("\n") + 4
+    assert "'prompt' must be a string, received 3" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"promt": "x"}, "unknown key 'promt'. Did you mean 'prompt'?"),
+        ({"prompt": None}, "'prompt' must be a string, received None"),
+        ({"prompt": "  "}, "'prompt' is blank"),
+        ({"id": 3}, "'id' must be a string"),
+        ({"tests": {"style": "stdin", "case": []}}, "unknown key 'tests.case'. Did you mean 'cases'?"),
+        ({"tests": {"style": "call", "cases": [{"args": [], "expected": 1}]}}, "'tests.entry_point' is missing"),
+        ({"tests": {"style": "asert", "cases": ["x"]}}, "Did you mean 'assert'?"),
+        ({"tests": {"style": "stdin", "cases": []}}, "'tests.cases' is empty"),
+        ({"tests": {"style": "stdin", "cases": [{"input": "", "output": 4}]}}, "'tests.cases[0].output' must be a str"),
+        ({"tests": {"style": "stdin", "cases": [{"input": "", "outptu": ""}]}}, "Did you mean 'output'?"),
+        ({"tests": {"style": "stdin", "entry_point": "f", "cases": [{"input": "", "output": ""}]}}, "no meaning"),
+        ({"tests": {"style": "call", "entry_point": "f", "cases": [{"args": 1, "expected": 1}]}}, "Wrap a single"),
+        ({"tests": {"style": "call", "entry_point": "f", "cases": [{"args": [1]}]}}, "expected' is missing"),
+        ({"tests": {"style": "call", "entry_point": "f()", "cases": [{"args": [], "expected": 1}]}}, "not a name"),
+        ({"tests": {"style": "assert", "cases": ["assert f("]}}, "'tests.cases[0]' is not valid Python"),
+        ({"setup": "import math"}, "no meaning for style stdin"),
+        ({"limits": {"cpu": 1}}, "Did you mean 'cpu_s'?"),
+        ({"limits": {"cpu_s": 0}}, "must be a number above 0"),
+        ({"limits": {"memory_mib": 1.5}}, "must be a whole number"),
+        ({"limits": {"wall_s": True}}, "must be a number"),
+        ({"metadata": {"float_tolerance": "1"}}, "'metadata.float_tolerance' must be a number"),
+    ],
+)
+def test_an_ill_formed_record_says_line_key_and_remedy(write, change, message):
+    error = refusal(write(CALL, {**STDIN, **change}))
+    assert error.line == 2
+    assert message in str(error)
+
+
+@pytest.mark.parametrize(
+    ("raw", "line", "message"),
+    [
+        ("", 0, "holds no records"),
+        ("\n \n", 0, "holds no records"),
+        ("[]", 0, "holds no records"),
+        (json.dumps(STDIN) + "\n{\n", 2, "is not valid JSON"),
+        ('"text"\n', 1, "must be a JSON object, not a string"),
+        ("\n[1]\n", 2, "must be a JSON object, not an integer"),
+        ("[" + json.dumps(STDIN), 1, "expected `,` or `]`"),
+        ("[" + json.dumps(STDIN) + ",]", 1, "not valid JSON"),
+        (b'{"id": "\xff"}\n', 1, "is not UTF-8"),
+        ('{"id": NaN}\n', 1, "NaN is not JSON"),
+        ('{"id": "a", "id": "b"}\n', 1, "'id' stands twice"),
+        ('{"id": "\\ud800"}\n', 1, "surrogate"),
+        ('{"id": ' + "[" * 200_000 + "\n", 1, "nests too deeply"),
+        ('{"id": ' + "9" * 5000 + "}\n", 1, "is not usable JSON"),
+        (gzip.compress(json.dumps(STDIN).encode())[:-12], 0, "damaged gzip"),
+    ],
+)
+def test_an_unreadable_file_is_a_data_error_and_never_another_exception(write, raw, line, message):
+    error = refusal(write(raw=raw))
+    assert message in str(error)
+    assert error.line == line
+
+
+def test_a_missing_file_and_an_unknown_format_say_so(tmp_path):
+    assert "cannot be read (No such file" in str(refusal(tmp_path / "none.jsonl"))
+    with pytest.raises(DataError, match="Did you mean 'humaneval'"):
+        load_problems(tmp_path / "x", "human_eval")
+
+
+def test_a_second_use_of_an_id_names_both_lines(write):
+    error = refusal(write(STDIN, CALL, STDIN))
+    assert error.line == 3
+    assert "stands already on line 1" in str(error)
+    assert "stands already on line 1" in str(refusal(write(raw=json.dumps([CALL, CALL]))))
+
+
+def test_the_examples_of_the_documentation_load(write):
+    page = (Path(__file__).resolve().parents[2] / "docs" / "problems.md").read_text(encoding="utf-8")
+    examples = [json.loads(block) for block in re.findall(r"```json\n(.*?)```", page, re.DOTALL)]
+    assert [problem.style for problem in load_problems(write(*examples), "jsonl")] == list(TestStyle)
+    for limit in fields(Limits):
+        assert re.search(rf"`{limit.name}` \| {limit.default:g} \|", page)
+
+
+def test_humaneval_becomes_one_assert_case_with_the_prompt_as_prefix(write):
+    (problem,) = load_problems(write(HUMANEVAL), "humaneval")
+    assert problem.completion_prefix == HUMANEVAL["prompt"]
+    assert HUMANEVAL["prompt"].rstrip() in problem.prompt
+    namespace = {}
+    exec(problem.completion_prefix + HUMANEVAL["canonical_solution"], namespace)
+    exec(problem.cases[0].source, namespace)  # passes
+    namespace["one"] = lambda: 2
+    with pytest.raises(AssertionError):
+        exec(problem.cases[0].source, namespace)
+
+
+def test_mbpp_shows_its_asserts_and_takes_both_sets_of_fields(write):
+    sanitized = {**MBPP, "task_id": 8, "prompt": MBPP["text"], "test_imports": ["import math"]}
+    del sanitized["text"], sanitized["test_setup_code"]
+    full, clean = load_problems(write(MBPP, sanitized), "mbpp")
+    assert (full.id, full.setup) == ("Mbpp/7", "x = 1")
+    assert all(test in full.prompt for test in MBPP["test_list"])
+    assert [case.source for case in full.cases] == MBPP["test_list"]
+    assert (clean.id, clean.setup, clean.prompt) == ("Mbpp/8", "import math", full.prompt)
+
+
+@pytest.mark.parametrize("format", sorted(set(FORMATS) - {"jsonl"}))
+def test_missing_fields_of_benchmarks_are_data_errors_with_a_line(write, format):
+    record = {"humaneval": HUMANEVAL, "mbpp": MBPP, "livecodebench": lcb()}[format]
+    needed = {
+        "humaneval": ["test", "prompt", "entry_point", "task_id"],
+        "mbpp": ["text", "test_list", "task_id"],
+        "livecodebench": ["question_id", "question_content"],
+    }
+    for key in needed[format]:
+        error = refusal(write({name: value for name, value in record.items() if name != key}), format)
+        assert error.line == 1
+
+
+def test_livecodebench_stdin_joins_public_and_compressed_private_tests(write):
+    tests = json.dumps([{"input": "3\n", "output": "6\n", "testtype": "stdin"}])
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        (problem,) = load_problems(write(lcb(private=packed(pickle.dumps(tests, protocol)))), "livecodebench")
+        assert problem.cases == (StdinCase("1\n", "2\n"), StdinCase("3\n", "6\n"))
+    assert load_problems(write(lcb(private=tests)), "livecodebench") == [problem]
+    assert problem.entry_point is None
+    assert problem.metadata["contest_id"] == "abc"
+
+
+def test_livecodebench_functional_reads_one_argument_a_line(write):
+    (problem,) = load_problems(write(lcb("functional")), "livecodebench")
+    assert (problem.style, problem.entry_point) == (TestStyle.CALL, "Solution.f")
+    assert problem.cases == (CallCase([[1, 2], "a"], True),)
+    assert "class Solution" in problem.prompt
+    (plain,) = load_problems(write(lcb("functional", starter_code="def f(a, b):\n")), "livecodebench")
+    assert plain.entry_point == "f"
+
+
+class Malicious:
+    """Creates a file when unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_a_malicious_pickle_is_refused_without_being_executed(write, tmp_path, protocol):
+    target = tmp_path / "owned"
+    data = pickle.dumps(Malicious(target), protocol)
+    error = refusal(write(lcb(private=packed(data))), "livecodebench")
+    assert "could run code" in str(error)
+    assert not target.exists()
+    pickle.loads(data).close()
+    assert target.exists()  # so it would have run
+
+
+@pytest.mark.parametrize(
+    ("private", "message"),
+    [
+        (packed(pickle.dumps(["[]"])), "could run code"),
+        (packed(pickle.dumps("[]")[:-1]), "damaged pickle"),
+        (packed(b""), "damaged pickle"),
+        (packed(b"N."), "opcode NONE"),
+        (packed(b"V[]\nV[]\n."), "2 strings"),
+        (packed(pickle.dumps("not json")), "'private_test_cases' is not valid JSON"),
+        (packed(pickle.dumps('{"a": 1}')), "must hold an array"),
+        ("%%%", "neither a JSON array nor base64"),
+        (base64.b64encode(b"plain").decode(), "not zlib data"),
+        (base64.b64encode(zlib.compress(b"x" * 9000)[:-8]).decode(), "ends in the middle"),
+        ('[{"input": "1", "output": "2", "testtype": "functional"}]', "mix testtype"),
+        ('[{"input": "1", "output": "2", "testtype": "stdio"}]', "Did you mean 'stdin'?"),
+        ('[{"input": "1", "testtype": "stdin"}]', "'private_test_cases[0].output' is missing"),
+    ],
+)
+def test_damaged_private_tests_say_what_is_wrong(write, private, message):
+    assert message in str(refusal(write(lcb(private=private)), "livecodebench"))
+
+
+def test_private_tests_are_expanded_only_up_to_the_bound(write, monkeypatch):
+    monkeypatch.setattr(livecodebench, "MAX_TESTS_BYTES", 10_000)
+    bomb = packed(pickle.dumps("[" + " " * 1_000_000 + "]"))
+    assert "more than 10000 bytes" in str(refusal(write(lcb(private=bomb)), "livecodebench"))
+
+
+def test_functional_tests_need_a_name_and_json(write):
+    assert "'func_name'" in str(refusal(write(lcb("functional", metadata="{}")), "livecodebench"))
+    bad = json.dumps([{"input": "[1", "output": "1", "testtype": "functional"}])
+    error = refusal(write(lcb("functional", public_test_cases=bad)), "livecodebench")
+    assert "public_test_cases[0].input (its line 1)' is not valid JSON" in str(error)
+
+
+def test_programs_to_grade_keep_their_line_and_are_checked_against_the_problems(write):
+    path = write(raw='{"problem_id": "a", "program": "x"}\n\n{"problem_id": "a", "program": ""}\n')
+    assert [(item.problem_id, item.program, item.line) for item in load_programs(path)] == [("a", "x", 1), ("a", "", 3)]
+    for record, message in [
+        ({"problem_id": "a", "programm": "x"}, "Did you mean 'program'?"),
+        ({"problem_id": "a"}, "'program' is missing"),
+        ({"problem_id": "ad", "program": ""}, "Did you mean 'add'?"),
+    ]:
+        with pytest.raises(DataError) as caught:
+            load_programs(write(record), known_ids=["a", "add"])
+        assert message in str(caught.value)
+        assert caught.value.line == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "format", "count"), [("HumanEval.jsonl.gz", "humaneval", 164), ("mbpp_1_510.jsonl", "mbpp", 510)]
+)
+def test_the_published_files_load_whole(name, format, count):
+    path = DATASETS / name
+    if not path.exists():
+        pytest.skip(f"{path} is not on this machine")
+    problems = load_problems(path, format)
+    assert len(problems) == count
+    assert all(problem.cases for problem in problems)
