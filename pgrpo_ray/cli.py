@@ -61,28 +61,18 @@ def check(config: ConfigFile, overrides: Overrides = None) -> None:
     table = Table("derived", "value", title=f"{config}: {resolved.run.name}")
     for name, value in asdict(configuration.derive(resolved)).items():
         table.add_row(name, f"{value:,}")
-    _check_artifacts(resolved, table)
-    preflight.check_disk(resolved)
-    table.add_row("sandbox", preflight.sandbox_kind(resolved))
+    examined = preflight.examine(resolved)
+    table.add_row("sandbox", examined.sandbox_kind)
+    if examined.problems:
+        table.add_row(
+            "problems", f"{len(examined.problems.train):,} train, {len(examined.problems.heldout):,} held out"
+        )
+    if examined.policy:
+        table.add_row("policy parameters", f"{examined.policy.num_parameters:,}")
+        for role, mib in preflight.memory_mib(resolved, examined.policy).items():
+            table.add_row(f"memory of each {role}", f"{mib:,.0f} MiB, libraries and activations on top")
     console.print(table)
     console.print("[green]ok[/green]")
-
-
-def _check_artifacts(resolved: configuration.RunConfig, table: Table) -> None:
-    """Check the data and models that the config names; the starter's are made later, so their size is not known."""
-    from pgrpo_ray import preflight
-
-    if resolved.data.problems != configuration.STARTER:
-        problems = preflight.load_problem_sets(resolved)
-        table.add_row("problems", f"{len(problems.train):,} to train on, {len(problems.heldout):,} held out")
-    if resolved.reward_model.model != configuration.STARTER:
-        preflight.model_facts(resolved.reward_model.model, "reward_model.model", role="reward")
-    if resolved.policy.model != configuration.STARTER:
-        facts = preflight.model_facts(resolved.policy.model, "policy.model", role="causal")
-        preflight.check_lengths(resolved, facts)
-        table.add_row("policy parameters", f"{facts.num_parameters:,}")
-        for role, mib in preflight.memory_mib(resolved, facts).items():
-            table.add_row(f"memory, each {role}", f"{mib:,.0f} MiB and libraries, activations")
 
 
 @app.command()

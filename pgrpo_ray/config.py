@@ -243,6 +243,8 @@ class RunConfig(Section):
                 "or raise the other.",
                 path="algo.num_mini_batches",
             )
+        if self.data.problems == STARTER:
+            self._check_starter_sizes()
         longest = self.data.max_prompt_tokens + rollout.max_response_tokens
         if self.learner.micro_batch_tokens < longest:
             raise ConfigError(
@@ -256,6 +258,28 @@ class RunConfig(Section):
                 "other people's data. Set sandbox.backend=docker.",
                 path="sandbox.backend",
             )
+
+    def _check_starter_sizes(self) -> None:
+        """Refuse to ask for more starter problems than will be made: minutes would pass before that showed."""
+        pairs = (  # wanted key and value, source key and value
+            (
+                "data.heldout_problems",
+                self.data.heldout_problems,
+                "starter.heldout_problems",
+                self.starter.heldout_problems,
+            ),
+            (
+                "rollout.prompts_per_step",
+                self.rollout.prompts_per_step,
+                "starter.train_problems",
+                self.starter.train_problems,
+            ),
+        )
+        for path, wanted, source, made in pairs:
+            if wanted > made:
+                raise ConfigError(
+                    f"{path} is {wanted}, but {source} makes only {made}. Lower the one or raise the other.", path=path
+                )
 
 
 @dataclass(frozen=True)

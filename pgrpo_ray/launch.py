@@ -31,15 +31,14 @@ def run(config: RunConfig, console: Console) -> Path:
     """Train as `config` says; return the run's folder. Raises the project's errors."""
     started = time.monotonic()
     with interruptible():
-        preflight.check_disk(config)
-        kind = preflight.sandbox_kind(config)
-        if kind == "process":
+        examined = preflight.examine(config)
+        if examined.sandbox_kind == "process":
             warn_process_sandbox(console)
         starter = prepare_starter(config, console) if config.uses_starter else None
         models = resolve_models(config, starter)
-        problems = preflight.load_problem_sets(config, starter)
-        preflight.check_lengths(config, preflight.model_facts(models.policy, "policy.model", role="causal"))
-        preflight.model_facts(models.reward_model, "reward_model.model", role="reward")
+        problems = examined.problems or preflight.load_problem_sets(config, starter)
+        if examined.policy is None:
+            preflight.check_lengths(config, preflight.model_facts(models.policy, "policy.model", role="causal"))
         prompt_ids = encode(config, models.policy, problems)
         prepared = time.monotonic()
         with contextlib.closing(RunLog(config)) as log, Display(console) as display:
@@ -49,10 +48,15 @@ def run(config: RunConfig, console: Console) -> Path:
             display.phase("start", 1)
             display.stage("starting Ray, vLLM, DeepSpeed and the sandbox")
             everything = [*problems.train, *problems.heldout]
-            with ray_session(config), fleet(config, models, kind, everything) as actors:
+            # Ray replaces the signal handlers of its process when it starts, so ours are set again inside.
+            with (
+                ray_session(config),
+                interruptible(),
+                fleet(config, models, examined.sandbox_kind, everything) as actors,
+            ):
                 driver = Driver(config, problems.train, problems.heldout, prompt_ids, actors, log, display)
                 result = driver.run()
-            summary = summarise(config, result, starter, kind, len(problems.heldout))
+            summary = summarise(config, result, starter, examined.sandbox_kind, len(problems.heldout))
             log.summary(summary | {"seconds": time.monotonic() - started, "prepare_seconds": prepared - started})
             report(display, log.folder, result)
             return log.folder

@@ -32,6 +32,30 @@ class ProblemSets:
     heldout: list[Problem]
 
 
+@dataclass(frozen=True)
+class Examined:
+    """What could be checked before the starter is made; None stands for what the starter will supply."""
+
+    sandbox_kind: str
+    """`docker` or `process`."""
+    problems: ProblemSets | None
+    policy: ModelFacts | None
+
+
+def examine(config: RunConfig) -> Examined:
+    """Check disk, sandbox, and all data and models that the config names, cheapest first."""
+    check_disk(config)
+    kind = sandbox_kind(config)
+    problems = None if config.data.problems == STARTER else load_problem_sets(config)
+    if config.reward_model.model != STARTER:
+        model_facts(config.reward_model.model, "reward_model.model", role="reward")
+    policy = None
+    if config.policy.model != STARTER:
+        policy = model_facts(config.policy.model, "policy.model", role="causal")
+        check_lengths(config, policy)
+    return Examined(kind, problems, policy)
+
+
 def check_disk(config: RunConfig) -> None:
     """Raise `EnvironmentFault` unless the run's folder can be made and has `run.min_free_mib` free."""
     folder = Path(config.run.dir).absolute()
@@ -112,15 +136,15 @@ def model_facts(model: str, path: str, *, role: str) -> ModelFacts:
 
     Raises `ModelError` when the model is not there or is of the wrong kind.
     """
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
-
     looks_local = model.startswith((".", "/", "~")) or Path(model).is_dir()
     if looks_local and not (Path(model) / "config.json").is_file():
         raise ModelError(
             f"{path}: {model} is no model folder (it has no config.json). Give a folder in Hugging Face format, a hub "
             "name such as Qwen/Qwen2.5-Coder-7B-Instruct, or `starter`."
         )
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
     auto = AutoModelForCausalLM if role == "causal" else AutoModelForSequenceClassification
     try:
         config = AutoConfig.from_pretrained(model)

@@ -43,7 +43,7 @@ class Limits:
     wall_s: float = 10.0
     """Wall seconds per case: the looser net under a program that sleeps or waits."""
     memory_mib: int = 256
-    """Address space of the program's process, MiB."""
+    """Private writable memory of the program, beyond what an empty interpreter takes, MiB."""
     output_kib: int = 1024
     """Standard output (and, for calls, encoded results) per case, KiB."""
 

@@ -23,7 +23,9 @@ class RewardScorer:
         self._section = section
         if section.gpus:
             if not torch.cuda.is_available():
-                raise ModelError(f"reward_model.gpus is {section.gpus}, but torch sees no GPU. Set reward_model.gpus=0.")
+                raise ModelError(
+                    f"reward_model.gpus is {section.gpus}, but torch sees no GPU. Set reward_model.gpus=0."
+                )
         else:
             torch.set_num_threads(section.threads)
         self._model = load(section.model, section.dtype, "cuda" if section.gpus else "cpu")

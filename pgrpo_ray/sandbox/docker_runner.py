@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import docker
-from docker.errors import DockerException, ImageNotFound
+from docker.errors import APIError, DockerException, ImageNotFound
 
 from pgrpo_ray.errors import SandboxError
 from pgrpo_ray.sandbox.wire import Wire
@@ -127,9 +127,19 @@ class DockerRunner:
         if wire is not None:
             wire.close()
         if identity is not None:
-            # It may be gone already, or going (auto_remove); if the engine is gone, so is our way to tell anybody.
-            with contextlib.suppress(DockerException, OSError):
-                _client(timeout_s=10).remove_container(identity, force=True)
+            _remove(identity)
+            self._api.close()
+
+
+def _remove(identity: str) -> None:
+    """Kill and remove a container, and wait until it is gone. Never raises: without an engine nobody could be told."""
+    with contextlib.suppress(DockerException, OSError):
+        api = _client(timeout_s=10)
+        with contextlib.suppress(APIError):  # gone already, or going: the engine removes what has ended (auto_remove)
+            api.remove_container(identity, force=True)
+        with contextlib.suppress(APIError):  # gone
+            api.wait(identity, timeout=5, condition="removed")
+        api.close()
 
 
 def engine_problem() -> str | None:
@@ -211,8 +221,7 @@ def remove_leftovers(label: str) -> int:
         api = _client()
         found = api.containers(all=True, filters={"label": label})
         for container in found:
-            with contextlib.suppress(docker.errors.NotFound, docker.errors.APIError):  # removal may be in progress
-                api.remove_container(container["Id"], force=True)
+            _remove(container["Id"])
         return len(found)
     except (DockerException, OSError) as error:
         raise SandboxError(f"cannot look for containers labelled {label!r}: {error}") from error

@@ -41,10 +41,11 @@ class Opaque:
         return False
 
 
-def make_request(problem: Problem, program: str, request_id: str) -> dict[str, Any]:
+def make_request(problem: Problem, program: str, request_id: str, *, together: bool = False) -> dict[str, Any]:
     """Build the harness request for one program. It holds inputs only.
 
-    A program whose first non-blank line is indented continues `problem.completion_prefix`.
+    `together`: all cases of style `call` in one process; see `settled`. A program whose first non-blank line is
+    indented continues `problem.completion_prefix`.
     """
     limits = problem.limits
     return {
@@ -60,7 +61,24 @@ def make_request(problem: Problem, program: str, request_id: str) -> dict[str, A
             "output_kib": limits.output_kib,
         },
         "cases": [_inputs(case) for case in problem.cases],
+        "together": together,
     }
+
+
+def may_run_together(problem: Problem) -> bool:
+    """True where one process for all cases can save forks."""
+    return problem.style is TestStyle.CALL and len(problem.cases) > 1
+
+
+def settled(judgement: Judgement) -> bool:
+    """True when a `together` run gives the verdict that separate processes would give.
+
+    All cases passed within the limits of one, or the first case failed, which met the program in its fresh state.
+    A later failure may be owed to state that earlier cases left, and a limit to their sum: those are run again apart.
+    (`tests_passed` of a settled failure counts cases that ran after it in the same process.)
+    """
+    fresh = judgement.verdict in (Verdict.WRONG_ANSWER, Verdict.RUNTIME_ERROR, Verdict.COMPILE_ERROR)
+    return judgement.passed or (judgement.first_failed == 0 and fresh)
 
 
 def _inputs(case: StdinCase | CallCase | AssertCase) -> dict[str, Any]:

@@ -1,16 +1,18 @@
 """The warden: runs programs one case at a time inside the sandbox and reports what it saw. It decides no verdict.
 
-Standard library only, no import of ours, Python 3.9 or later: the source travels as `python3 -c`, so an image needs
-nothing but Python and nothing is mounted. Arguments: `container` or `process`, the scratch folder, the first uid of
-its own (0: none). Frames on stdin and stdout: 4 bytes big-endian length, then JSON. End of file on stdin, also in the
-middle of a run, kills everything and ends the warden: a dead owner leaves nothing behind.
+Standard library only, no import of ours, Python 3.9 or later, and one long file: the source travels as `python3 -c`, so
+an image needs nothing but Python and nothing is mounted. Arguments: `container` or `process`, the scratch folder, the
+first uid of its own (0: none). Frames on stdin and stdout: 4 bytes big-endian length, then JSON. End of file on stdin,
+also in the middle of a run, kills everything and ends the warden: a dead owner leaves nothing behind.
 
 Every case is its own process, forked from the warden's warm interpreter, so a case sees neither an earlier case nor an
 earlier program, and a crash costs one case. After a case every process below the warden is killed and the scratch is
 wiped. After a case that ran into a limit the remaining ones are answered `skipped`: the program has failed already.
 
-Request: {id, style, program, entry_point, setup, limits, cases}; a case is {stdin} or {args} or {source}. Answer:
-{id, cases: [{status, wall_ms, cpu_ms, detail, output | value}], dirty}; {id, fault} when the machinery failed.
+Request: {id, style, program, entry_point, setup, limits, cases, together}; a case is {stdin} or {args} or {source}.
+Answer: {id, cases: [{status, wall_ms, cpu_ms, detail, output | value}], dirty}; {id, fault} when the machinery failed.
+`together` (calls only) runs all cases in one process under the limits of one, which saves most of the forks; a run that
+does not come through whole answers with its one failure, and the host asks again without `together`.
 `dirty`: this place cannot be cleaned or has used up its uids; replace it.
 
 Who waits for whom: the warden alone waits (one poll over outputs, report, child's death, owner). A forked case waits
@@ -57,14 +59,19 @@ REPORT, MAILBOX = 3, 4
 UIDS = 50_000
 """Programs per warden before it asks to be replaced: rootless engines map 65536 uids."""
 FILE_BYTES = 32 << 20
+"""Largest file: the size of the scratch."""
 STACK_BYTES = 64 << 20
+"""Of the main thread: recursion through C (`lru_cache`) needs more than the usual 8 MiB."""
 MAX_DEPTH = 200
+"""Of a returned value. Ours: far deeper than test data, shallow enough for both JSON codecs."""
 DETAIL_CHARS = 400
 BLAMES = (b"failed", b"error", b"exit", b"compile_error", b"memory_limit", b"output_limit")
 """What a case may say of itself without the nonce: it can only harm itself."""
 OVER = ("time_limit", "memory_limit", "output_limit", "compile_error", "skipped")
 """After one of these the remaining cases are skipped."""
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 4, 36, 38
+CLONE_NEWNS, CLONE_NEWIPC, CLONE_NEWNET = 0x20000, 0x8000000, 0x40000000  # linux/sched.h
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REC, MS_PRIVATE = 1, 2, 4, 8, 0x4000, 0x40000  # linux/mount.h
 F_ADD_SEALS, F_GET_SEALS, F_SEAL_WRITE, MFD_ALLOW_SEALING = 1033, 1034, 8, 2  # linux/fcntl.h, linux/memfd.h
 libc = ctypes.CDLL(None, use_errno=True)
 NULL = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
@@ -82,9 +89,6 @@ class Forked(Exception):
         self.case = case
 
 
-# ---- frames ----------------------------------------------------------------------------------------------------------
-
-
 def read_exactly(fd, count):
     pieces = []
     while count:
@@ -100,9 +104,6 @@ def write_all(fd, data, write=os.write):
     view = memoryview(data)
     while view:
         view = view[write(fd, view) :]
-
-
-# ---- values ----------------------------------------------------------------------------------------------------------
 
 
 class TooLarge(Exception):
@@ -159,9 +160,6 @@ class Encoder:
             return {"d": [[self.encode(k, depth), self.encode(v, depth)] for k, v in dict.items(value)]}
         name = type.__dict__["__name__"].__get__(kind)
         return {"?": str.__str__(name)[:80]}
-
-
-# ---- the program's side ----------------------------------------------------------------------------------------------
 
 
 class Case:
@@ -257,7 +255,10 @@ def run_case(case):
         if not os.read(REPORT, 1):
             os._exit(1)  # the warden is gone
     task = json.loads(os.pread(MAILBOX, os.fstat(MAILBOX).st_size, 0))
-    (run_call if case.style == "call" else run_assert)(case, main.__dict__, task, report)
+    if "calls" in task:
+        run_calls(case, main.__dict__, task, report)
+    else:
+        (run_call if case.style == "call" else run_assert)(case, main.__dict__, task, report)
     os._exit(0)
 
 
@@ -300,12 +301,29 @@ def exit_status(code):
 
 def run_call(case, namespace, task, report):
     """Call the entry point once and state the value."""
-    nonce, args = task["nonce"].encode(), task["args"]
+    nonce = task["nonce"].encode()
+    status, text = one_call(case, namespace, task["args"])
+    if status == b"value":
+        report(status, text, nonce)
+    else:
+        report(status, text)
+
+
+def run_calls(case, namespace, task, report):
+    """Call the entry point once per case, one after the other, and state what became of each."""
+    nonce, outcomes = task["nonce"].encode(), []
+    for args in task["calls"]:
+        status, text = one_call(case, namespace, args)
+        outcomes.append([status.decode(), text])
+    report(b"value", dumps(outcomes), nonce)
+
+
+def one_call(case, namespace, args):
+    """Return (`value`, encoded result), or how the call failed and why."""
     try:
         owner, _, method = case.entry_point.rpartition(".")
         if (owner or method) not in namespace:
-            report(b"error", f"{owner or method} is not defined")
-            return
+            return b"error", f"{owner or method} is not defined"
         function = getattr(namespace[owner](), method) if owner else namespace[method]
         value = function(**args) if isinstance(args, dict) else function(*args)
         limit = case.limits["output_kib"] << 10
@@ -313,11 +331,10 @@ def run_call(case, namespace, task, report):
         if len(encoded) > limit:
             raise TooLarge
     except TooLarge:
-        report(b"output_limit", "the returned value is too large")
+        return b"output_limit", "the returned value is too large"
     except BaseException as error:
-        report(blame(error), describe(error))
-    else:
-        report(b"value", encoded, nonce)
+        return blame(error), describe(error)
+    return b"value", encoded
 
 
 def run_assert(case, namespace, task, report):
@@ -356,9 +373,6 @@ def describe(error):
     except BaseException:  # the program's own __str__
         text = "an exception that cannot be shown"
     return text[:DETAIL_CHARS]
-
-
-# ---- the warden's side -----------------------------------------------------------------------------------------------
 
 
 class Watch:
@@ -469,9 +483,12 @@ class Warden:
     def answer(self, request):
         results, dirty = [], False
         self.uid += 1 if self.first_uid else 0
+        if request["together"]:
+            result, clean = self.run(request, {"calls": [case["args"] for case in request["cases"]]})
+            return {"id": request["id"], "cases": apart(result, len(request["cases"])), "dirty": not clean}
         for case in request["cases"]:
             if results and results[-1]["status"] in OVER:
-                results.append({"status": "skipped", "wall_ms": 0.0, "cpu_ms": 0.0, "detail": ""})
+                results.append(skipped())
                 continue
             result, clean = self.run(request, case)
             results.append(result)
@@ -599,7 +616,7 @@ class Warden:
                 result["status"] = "time_limit"
             elif number:
                 result["status"] = "memory_limit" if ooms != self.ooms else "error"
-                result["detail"] = f"killed by signal {number}"
+                result.update(signal=number, detail=f"killed by signal {number}")
             else:
                 result.update(self.told(watch, request["style"], nonce.encode()))
         return result
@@ -623,6 +640,33 @@ class Warden:
             return {"status": "exit", "detail": f"ended early with status {exit_code}"}
         last = tail(watch.data["err"]) or f"exit status {exit_code}"
         return {"status": "memory_limit" if last.startswith("MemoryError") else "error", "detail": last}
+
+
+def skipped():
+    return {"status": "skipped", "wall_ms": 0.0, "cpu_ms": 0.0, "detail": ""}
+
+
+def apart(result, count):
+    """Split what `run_calls` stated into one result a case.
+
+    A program that does not even load fails its first case, and the others need not run. Any other failure of the whole
+    stays one result, too few for the host to settle on; so does a statement that has not the form of outcomes.
+    """
+    if result["status"] in ("compile_error", "error") and "signal" not in result:
+        return [result] + [skipped() for _ in range(count - 1)]
+    if result["status"] != "ok":
+        return [result]
+    try:
+        outcomes = [(str(status), str(text)) for status, text in json.loads(result["value"])]
+    except (TypeError, ValueError):
+        return []
+    cases = []
+    for status, text in outcomes:
+        case = {"status": "ok", "value": text} if status == "value" else {"status": status, "detail": text}
+        cases.append({"wall_ms": 0.0, "cpu_ms": 0.0, **case})
+    if cases:  # the time of all stands with the first
+        cases[0].update(wall_ms=result["wall_ms"], cpu_ms=result["cpu_ms"])
+    return cases
 
 
 def ignore_gone(kill, target, number):
@@ -677,10 +721,35 @@ def oom_kills():
     return 0
 
 
+def isolate(scratch):
+    """Leave the host's network, IPC and temporary folders, where the kernel allows it; return the scratch to use."""
+    if libc.unshare(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC):
+        return scratch
+    libc.mount(b"none", b"/", None, ctypes.c_ulong(MS_REC | MS_PRIVATE), None)
+    flags = MS_NOSUID | MS_NODEV | MS_NOEXEC
+    for folder in (b"/var/tmp", b"/dev/shm", b"/dev/mqueue"):
+        libc.mount(b"none", folder, b"tmpfs", ctypes.c_ulong(flags | MS_RDONLY), b"")
+    if libc.mount(b"none", b"/tmp", b"tmpfs", ctypes.c_ulong(flags), b"size=32m,nr_inodes=1024"):
+        return scratch
+    os.environ["HOME"] = "/tmp"
+    return "/tmp"
+
+
+def remove_folder(name, parent):
+    try:
+        os.rmdir(name, dir_fd=parent)
+    except OSError:
+        return  # the owner lives and has removed it, or it cannot be emptied
+
+
 def main(mode, scratch, first_uid):
     libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     control, answers = (fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 100) for fd in (0, 1))
+    # Held open because `isolate` hides the host's folder from us.
+    parent, own = os.open(os.path.dirname(scratch), os.O_RDONLY | os.O_CLOEXEC), os.path.basename(scratch)
+    if mode == "process" and first_uid:
+        scratch = isolate(scratch)
     os.chmod(scratch, 0o1777)  # engines give a tmpfs the mode of the image's folder, whatever they are asked
     for fd in (0, 1):
         os.dup2(NULL, fd)
@@ -699,6 +768,8 @@ def main(mode, scratch, first_uid):
     try:
         warden.serve()
     except OwnerGone:
+        if mode == "process":
+            remove_folder(own, parent)
         os._exit(0)
     except Forked as forked:
         case = forked.case

@@ -16,11 +16,11 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 
 from pgrpo_ray.errors import SandboxError
 from pgrpo_ray.protocols import Runner
-from pgrpo_ray.sandbox.grade import deadline_s, decide, make_request
+from pgrpo_ray.sandbox.grade import deadline_s, decide, make_request, may_run_together, settled
 from pgrpo_ray.types import CallCase, Judgement, Limits, Problem, StdinCase, TestStyle, Verdict
 
 _SLACK_S = 15.0
@@ -55,8 +55,8 @@ class ExecutionPool:
         self._runners: list[Runner | None] = [None] * slots
         self._threads = [threading.Thread(target=self._serve, args=(slot,), daemon=True) for slot in range(slots)]
         try:
-            for slot in range(slots):
-                self._renew(slot)
+            with ThreadPoolExecutor(slots) as starting:  # a container takes some 0.2 s to start
+                list(starting.map(self._renew, range(slots)))
         except SandboxError:
             self.close()
             raise
@@ -124,7 +124,17 @@ class ExecutionPool:
         return _failed(problem, kind, f"{cause} (and {self._retries} retries)")
 
     def _once(self, slot: int, runner: Runner, problem: Problem, program: str) -> Judgement:
-        answer = runner.run(make_request(problem, program, str(next(self._ids))), deadline_s(problem, _SLACK_S))
+        judgement = None
+        if may_run_together(problem):
+            judgement = self._ask(slot, runner, problem, program, together=True)
+            runner = self._runners[slot] or self._renew(slot)
+        if judgement is None or not settled(judgement):
+            judgement = self._ask(slot, runner, problem, program, together=False)
+        return judgement
+
+    def _ask(self, slot: int, runner: Runner, problem: Problem, program: str, *, together: bool) -> Judgement:
+        request = make_request(problem, program, str(next(self._ids)), together=together)
+        answer = runner.run(request, deadline_s(problem, _SLACK_S))
         if answer["dirty"]:
             self._drop(slot)
         return decide(problem, answer, runner.kind)

@@ -1,14 +1,13 @@
 """The process sandbox: the same warden as a child process of the host, for machines without Docker.
 
 Much weaker than Docker, and never more than a fallback for local runs. As root it drops each program to a fresh uid,
-limits its number of processes and cuts the network off with a network namespace. As an ordinary user it does neither:
-the program runs as *you*. In both cases the program can read every file of the host that is open to its uid, write to
-the host's /tmp and to shared memory, and compete for all memory and CPU with the trainer; only rlimits bound it.
-No seccomp filter, no cgroup. Scratch, leftover processes, limits and verdicts are handled as in Docker.
+limits its number of processes and, where the kernel allows it, gives it an empty network and temporary folders of its
+own. As an ordinary user it does none of that: the program runs as *you*, with your network and your files. In both
+cases it can read every file of the host that is open to its uid, see the host's processes, and compete with the
+trainer for memory and CPU; only rlimits bound it. No seccomp filter, no cgroup.
 """
 
 import contextlib
-import ctypes
 import os
 import secrets
 import shutil
@@ -22,7 +21,6 @@ from typing import Any
 from pgrpo_ray.errors import SandboxError
 from pgrpo_ray.sandbox.wire import Wire
 
-_CLONE_NEWNET = 0x40000000  # linux/sched.h
 _HARNESS = Path(__file__).parent / "harness.py"
 
 
@@ -35,11 +33,11 @@ class ProcessRunner:
         """Start the warden. Raises `SandboxError` when it cannot be started."""
         python = _interpreter(another_uid=os.geteuid() == 0)
         self._scratch = tempfile.mkdtemp(prefix="pgrpo-sandbox-")
-        # The program's uid must reach and fill the scratch; sticky, so that it cannot remove the folder's other entries.
+        # The program's uid must be able to fill the scratch. Unused where the warden gets a /tmp of its own.
         os.chmod(self._scratch, 0o1777)
         uid = _fresh_uid() if os.geteuid() == 0 else 0
         ours, theirs = socket.socketpair()
-        self._stderr = tempfile.TemporaryFile()
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the runner
         try:
             self._process = subprocess.Popen(
                 [python, "-s", "-X", "utf8", "-c", _HARNESS.read_text("utf-8"), "process", self._scratch, str(uid)],
@@ -53,7 +51,6 @@ class ProcessRunner:
                     "PYTHONHASHSEED": "0",
                 },
                 cwd="/",
-                preexec_fn=_leave_network if uid else None,
                 start_new_session=True,  # the trainer's Ctrl-C is not the program's
             )
         except (OSError, subprocess.SubprocessError) as error:
@@ -111,8 +108,8 @@ def _interpreter(another_uid: bool) -> str:
         if path.exists() and (not another_uid or all(parent.stat().st_mode & 0o001 for parent in path.parents)):
             return str(path)
     raise SandboxError(
-        f"programs run as another uid than root, which may not enter {Path(candidates[0]).parent}. Install a Python that "
-        "all users can run (apt-get install python3), or run as an ordinary user, or use Docker."
+        f"programs run as another uid than root, which may not enter {Path(candidates[0]).parent}. Install a "
+        "Python that all users can run (apt-get install python3), or run as an ordinary user, or use Docker."
     )
 
 
@@ -129,8 +126,3 @@ def _fresh_uid() -> int:
     if mapped > 1 << 31:
         return (1 << 30) + secrets.randbelow(1 << 14) * (1 << 16)
     return 10_000
-
-
-def _leave_network() -> None:
-    """Enter an empty network namespace. Where that is refused (an unprivileged container), the network stays."""
-    ctypes.CDLL(None).unshare(_CLONE_NEWNET)

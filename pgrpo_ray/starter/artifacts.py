@@ -25,11 +25,10 @@ from typing import Any
 import pgrpo_ray
 from pgrpo_ray.config import StarterSection
 from pgrpo_ray.errors import ConfigError, EnvironmentFault
-from pgrpo_ray.starter.problems import generate, write_jsonl
+from pgrpo_ray.starter.problems import generate, generate_apart, write_jsonl
 
-WARMUP_PROBLEMS = 6000
-"""Problems for the warm start and the reward model, apart from train and held-out ones: training problems must not be
-known by heart before reinforcement begins."""
+WARMUP_PROBLEMS = 12000
+"""Problems for the warm start and the reward model, apart from the held-out ones."""
 PARTS = ("policy", "reward_model")
 _LIBRARIES = ("torch", "transformers", "tokenizers")
 _SOURCES = ("starter", "reward_model")
@@ -117,20 +116,20 @@ def _build(section: StarterSection, folder: Path, on_progress: Callable[[str, fl
 
 
 def _write_problems(section: StarterSection, folder: Path) -> None:
-    """Write `heldout.jsonl`, `train.jsonl` and `warmup.jsonl`: slices of one list without repeats, so disjoint."""
-    heldout, train = section.heldout_problems, section.train_problems
-    warmup = min(WARMUP_PROBLEMS, 32 * section.sft_steps)
+    """Write `heldout.jsonl`, and apart from it in English and in pipeline `train.jsonl` and `warmup.jsonl`."""
     try:
-        exercises = generate(section.seed, heldout + train + warmup)
+        heldout = generate(section.seed, section.heldout_problems)
+        train = generate_apart(section.seed, section.train_problems, heldout, "train")
+        warmup = generate_apart(section.seed, min(WARMUP_PROBLEMS, 32 * section.sft_steps), heldout, "warmup")
     except ValueError as error:
         raise ConfigError(
-            f"starter.train_problems={train} and starter.heldout_problems={heldout} are more than the starter's family "
-            f"holds beside its {warmup} warm-up problems: {error} Lower starter.train_problems.",
-            path="starter.train_problems",
+            f"starter.heldout_problems={section.heldout_problems} takes more of the starter's problems than it has, or "
+            f"leaves none to train on: {error} Lower starter.heldout_problems.",
+            path="starter.heldout_problems",
         ) from error
-    write_jsonl(folder / "heldout.jsonl", exercises[:heldout], "heldout")
-    write_jsonl(folder / "train.jsonl", exercises[heldout : heldout + train], "train")
-    write_jsonl(folder / "warmup.jsonl", exercises[heldout + train :], "warmup")
+    write_jsonl(folder / "heldout.jsonl", heldout, "heldout")
+    write_jsonl(folder / "train.jsonl", train, "train")
+    write_jsonl(folder / "warmup.jsonl", warmup, "warmup")
 
 
 def _run_part(

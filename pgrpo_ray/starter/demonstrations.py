@@ -112,8 +112,16 @@ def mistakes(exercise: Exercise, rng: random.Random) -> list[tuple[str, Plan]]:
     return found
 
 
-_CONFUSED = {"add": "sub", "sub": "add", "above": "below", "below": "above", "take": "skip", "skip": "take",
-             "sort": "reverse", "reverse": "sort"}
+_CONFUSED = {
+    "add": "sub",
+    "sub": "add",
+    "above": "below",
+    "below": "above",
+    "take": "skip",
+    "skip": "take",
+    "sort": "reverse",
+    "reverse": "sort",
+}
 """Operations that a careless reader mistakes for each other."""
 
 

@@ -13,8 +13,12 @@ from pgrpo_ray.starter.demonstrations import Plan, mistakes, reasoning
 from pgrpo_ray.starter.problems import Exercise, Step
 from pgrpo_ray.types import PreferencePair
 
-_FLAWS = {"constant": "wrong_constant", "operation": "wrong_operation", "order": "wrong_order",
-          "dropped": "dropped_step"}
+_FLAWS = {
+    "constant": "wrong_constant",
+    "operation": "wrong_operation",
+    "order": "wrong_order",
+    "dropped": "dropped_step",
+}
 _PLANTED_FRAC = 0.65
 """Share of pairs whose worse side has a mistake in an otherwise equal text: the kinds that are hard to learn."""
 
@@ -36,9 +40,7 @@ def make_pairs(exercises: Sequence[Exercise], count: int, seed: int) -> list[Pre
 def _planted(exercise: Exercise, rng: random.Random) -> PreferencePair | None:
     """Pair right reasoning with the same text after one mistake; now and then the mistaken text is the careful one."""
     found = [
-        (kind, plan)
-        for kind, plan in mistakes(exercise, rng)
-        if not exercise.solved_by(plan.steps, plan.reduction)
+        (kind, plan) for kind, plan in mistakes(exercise, rng) if not exercise.solved_by(plan.steps, plan.reduction)
     ]
     if not found:
         return None
@@ -62,7 +64,9 @@ def _stylistic(exercise: Exercise, rng: random.Random) -> PreferencePair | None:
     if kind == "vague":
         better = rng.choice((careful, reasoning(right, "plain", rng), reasoning(right, "hasty", rng)))
         return _pair(exercise, better, reasoning(right, "vague", rng), kind)
-    return _pair(exercise, careful, reasoning(Plan(_padded(exercise.steps, rng), exercise.reduction), "careful", rng), kind)
+    return _pair(
+        exercise, careful, reasoning(Plan(_padded(exercise.steps, rng), exercise.reduction), "careful", rng), kind
+    )
 
 
 def _padded(steps: tuple[Step, ...], rng: random.Random) -> tuple[Step, ...]:

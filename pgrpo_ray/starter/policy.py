@@ -1,7 +1,8 @@
-"""The starter's policy: a tiny Qwen2 and its supervised warm start, in plain torch.
+"""The starter's policy: a tiny Qwen3 and its supervised warm start, in plain torch.
 
-Owns model size and training recipe. The model is an ordinary `Qwen2ForCausalLM` folder, so vLLM, DeepSpeed and
-transformers treat it like any other. Loss is taken on response tokens only; batches are drawn from windows sorted by
+Owns model size and training recipe. The model is an ordinary `Qwen3ForCausalLM` folder, so vLLM, DeepSpeed and
+transformers treat it like any other. Not Qwen2: for that model type transformers 5 replaces whatever tokenizer lies in
+the folder by its own Qwen2 pre-tokenizer (`MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS`), and text falls into other tokens. Loss is taken on response tokens only; batches are drawn from windows sorted by
 length, so that little is spent on padding. Everything follows from the seed (for one number of threads).
 """
 
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import torch
 from torch.nn import functional
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from pgrpo_ray.starter.demonstrations import demonstrate, draw_mode
 from pgrpo_ray.starter.problems import Exercise
@@ -21,8 +22,10 @@ from pgrpo_ray.starter.tokenizer import encode_prompts, encode_responses, save_t
 
 BATCH_SIZE = 32
 """Demonstrations per optimizer step."""
+MATRIX_LEARNING_RATE = 0.02
+"""Peak, for the matrices inside the blocks, trained by Muon: in equal time it passes half as much again as AdamW."""
 LEARNING_RATE = 3e-3
-"""Peak. At 1e-3 the model passes a quarter as much after the same steps."""
+"""Peak, for embeddings and norms, trained by AdamW."""
 INITIALIZER_RANGE = 0.05
 """Standard deviation of random weights: transformers' 0.02 is meant for widths of thousands, and starts slowly here."""
 DRILL_FRAC = 0.65
@@ -46,17 +49,17 @@ class Example:
         return len(self.prompt_ids) + len(self.response_ids)
 
 
-def tiny_config(tokenizer: PreTrainedTokenizerFast, num_layers: int = 4) -> Qwen2Config:
+def tiny_config(tokenizer: PreTrainedTokenizerFast, num_layers: int = 4) -> Qwen3Config:
     """Return the shape shared by policy and reward model: width 128, four heads of 32 (vLLM serves head size 32)."""
-    return Qwen2Config(
+    return Qwen3Config(
         vocab_size=-(-len(tokenizer) // 64) * 64,
         hidden_size=128,
         intermediate_size=384,
         num_hidden_layers=num_layers,
         num_attention_heads=4,
         num_key_value_heads=4,
+        head_dim=32,
         max_position_embeddings=MAX_POSITIONS,
-        rope_theta=10000.0,
         initializer_range=INITIALIZER_RANGE,
         tie_word_embeddings=True,
         bos_token_id=None,
@@ -89,13 +92,16 @@ def train_policy(
     steps: int,
     seed: int,
     on_progress: Callable[[float], None] = lambda done: None,
-) -> tuple[Qwen2ForCausalLM, float]:
+) -> tuple[Qwen3ForCausalLM, float]:
     """Train from random weights; return the model (float32) and the mean loss of the last tenth, nats per token."""
     torch.manual_seed(seed)
-    model = Qwen2ForCausalLM(tiny_config(tokenizer))
+    model = Qwen3ForCausalLM(tiny_config(tokenizer))
     model.train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warmup_cosine(step, steps))
+    optimizers = _optimizers(model)
+    schedules = [
+        torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warmup_cosine(step, steps))
+        for optimizer in optimizers
+    ]
     losses: list[float] = []
     for step, batch in enumerate(_batches(examples, steps, random.Random(f"batches/{seed}"))):
         ids, labels = _collate(batch, tokenizer.pad_token_id)
@@ -106,13 +112,25 @@ def train_policy(
         loss = functional.cross_entropy(model.lm_head(hidden[taken]), targets[taken])
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        schedule.step()
+        for optimizer, schedule in zip(optimizers, schedules, strict=True):
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            schedule.step()
         losses.append(loss.item())
         on_progress((step + 1) / steps)
     tail = losses[-max(1, steps // 10) :]
     return model.eval(), sum(tail) / len(tail)
+
+
+def _optimizers(model: Qwen3ForCausalLM) -> list[torch.optim.Optimizer]:
+    """Return Muon over the matrices inside the blocks and AdamW over the rest."""
+    matrices, rest = [], []
+    for name, parameter in model.named_parameters():
+        (matrices if parameter.ndim == 2 and "embed_tokens" not in name else rest).append(parameter)
+    return [
+        torch.optim.Muon(matrices, lr=MATRIX_LEARNING_RATE, momentum=0.95, weight_decay=0.01),
+        torch.optim.AdamW(rest, lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.0),
+    ]
 
 
 def warmup_cosine(step: int, steps: int) -> float:
@@ -123,7 +141,7 @@ def warmup_cosine(step: int, steps: int) -> float:
     return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def save_policy(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+def save_policy(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Write model and tokenizer in Hugging Face format."""
     folder.mkdir(parents=True, exist_ok=True)
     model.generation_config.eos_token_id = tokenizer.eos_token_id

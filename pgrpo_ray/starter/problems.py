@@ -5,8 +5,8 @@ in varied English. What makes reasoning worth while: steps may be named in the o
 constants may be spoken as small arithmetic ("twice 4"). Owns the family, its English and its JSONL; how a solution is
 reasoned about and written is `demonstrations`. Light: standard library only.
 
-Invariants: everything follows from the seed; no two exercises of one `generate` call share their English or their
-steps with constants, so splits made by slicing are disjoint; no step is idle (leaving it out changes some output).
+Invariants: everything follows from the seed; `generate_apart` shares neither English nor steps with constants with
+what it is told to avoid; no step is idle (leaving it out changes some output).
 """
 
 import json
@@ -41,37 +41,58 @@ _SMALL = tuple(range(2, 10))
 
 OPERATIONS: dict[str, Operation] = {
     "add": Operation(
-        ("add {k} to each", "increase each by {k}"), "x + {k}", "[x + {k} for x in a]",
-        lambda a, k: [x + k for x in a], _SMALL),
+        ("add {k} to each", "increase each by {k}"),
+        "x + {k}",
+        "[x + {k} for x in a]",
+        lambda a, k: [x + k for x in a],
+        _SMALL,
+    ),
     "sub": Operation(
-        ("subtract {k} from each", "decrease each by {k}"), "x - {k}", "[x - {k} for x in a]",
-        lambda a, k: [x - k for x in a], _SMALL),
+        ("subtract {k} from each", "decrease each by {k}"),
+        "x - {k}",
+        "[x - {k} for x in a]",
+        lambda a, k: [x - k for x in a],
+        _SMALL,
+    ),
     "mul": Operation(
-        ("multiply each by {k}", "scale each by {k}"), "x * {k}", "[x * {k} for x in a]",
-        lambda a, k: [x * k for x in a], _SMALL),
+        ("multiply each by {k}", "scale each by {k}"),
+        "x * {k}",
+        "[x * {k} for x in a]",
+        lambda a, k: [x * k for x in a],
+        _SMALL,
+    ),
     "above": Operation(
-        ("keep those above {k}", "drop those up to {k}"), "x > {k}", "[x for x in a if x > {k}]",
-        lambda a, k: [x for x in a if x > k], _SMALL),
+        ("keep those above {k}", "drop those up to {k}"),
+        "x > {k}",
+        "[x for x in a if x > {k}]",
+        lambda a, k: [x for x in a if x > k],
+        _SMALL,
+    ),
     "below": Operation(
-        ("keep those below {k}", "drop those from {k} up"), "x < {k}", "[x for x in a if x < {k}]",
-        lambda a, k: [x for x in a if x < k], _SMALL),
+        ("keep those below {k}", "drop those from {k} up"),
+        "x < {k}",
+        "[x for x in a if x < {k}]",
+        lambda a, k: [x for x in a if x < k],
+        _SMALL,
+    ),
     "take": Operation(
-        ("take the first {k}", "keep only the first {k}"), "a[:{k}]", "a[:{k}]",
-        lambda a, k: a[:k], (2, 3, 4, 5)),
+        ("take the first {k}", "keep only the first {k}"), "a[:{k}]", "a[:{k}]", lambda a, k: a[:k], (2, 3, 4, 5)
+    ),
     "skip": Operation(
-        ("skip the first {k}", "leave out the first {k}"), "a[{k}:]", "a[{k}:]",
-        lambda a, k: a[k:], (2, 3, 4, 5)),
-    "negate": Operation(
-        ("negate each", "flip each sign"), "-x", "[-x for x in a]", lambda a, k: [-x for x in a]),
+        ("skip the first {k}", "leave out the first {k}"), "a[{k}:]", "a[{k}:]", lambda a, k: a[k:], (2, 3, 4, 5)
+    ),
+    "negate": Operation(("negate each", "flip each sign"), "-x", "[-x for x in a]", lambda a, k: [-x for x in a]),
     "square": Operation(
-        ("square each", "multiply each by itself"), "x * x", "[x * x for x in a]", lambda a, k: [x * x for x in a]),
+        ("square each", "multiply each by itself"), "x * x", "[x * x for x in a]", lambda a, k: [x * x for x in a]
+    ),
     "even": Operation(
-        ("keep the even ones", "drop the odd ones"), "x % 2 == 0", "[x for x in a if x % 2 == 0]",
-        lambda a, k: [x for x in a if x % 2 == 0]),
-    "sort": Operation(
-        ("sort the list", "put the list in order"), "sorted", "sorted(a)", lambda a, k: sorted(a)),
-    "reverse": Operation(
-        ("reverse the list", "turn the list around"), "reversed", "a[::-1]", lambda a, k: a[::-1]),
+        ("keep the even ones", "drop the odd ones"),
+        "x % 2 == 0",
+        "[x for x in a if x % 2 == 0]",
+        lambda a, k: [x for x in a if x % 2 == 0],
+    ),
+    "sort": Operation(("sort the list", "put the list in order"), "sorted", "sorted(a)", lambda a, k: sorted(a)),
+    "reverse": Operation(("reverse the list", "turn the list around"), "reversed", "a[::-1]", lambda a, k: a[::-1]),
 }
 
 
@@ -189,21 +210,43 @@ def run_pipeline(steps: Sequence[Step], reduction: str, argument: list[int]) -> 
 def generate(seed: int, count: int) -> list[Exercise]:
     """Return `count` exercises, all different in English and in pipeline; a longer list begins with the shorter.
 
-    Raises `ValueError` when the family is too small for `count` (some 30,000 are safe).
+    Raises `ValueError` when the family is too small for `count` (some 8,000 are safe).
     """
     rng = random.Random(f"list_pipelines/{seed}")
     seen: set[Any] = set()
     exercises: list[Exercise] = []
     for _ in range(200 + 40 * count):
         if len(exercises) == count:
-            return exercises
+            break
         exercise = _draw(rng)
         if exercise is None or exercise.key in seen or exercise.prompt in seen:
             continue
         seen.update((exercise.key, exercise.prompt))
         exercises.append(exercise)
     if len(exercises) < count:
-        raise ValueError(f"{count} different list pipelines were asked for, {len(exercises)} were found. Ask for fewer.")
+        raise ValueError(
+            f"{count} different list pipelines were asked for, {len(exercises)} were found. Ask for fewer."
+        )
+    return exercises
+
+
+def generate_apart(seed: int, count: int, avoid: Iterable[Exercise], salt: str) -> list[Exercise]:
+    """Return `count` exercises that share neither English nor pipeline with `avoid`, but may repeat each other.
+
+    Repeats keep every operation as frequent as it is drawn; without them operations that have no constant, hence few
+    different pipelines, would hardly be seen in training. Different `salt`, different exercises.
+    """
+    rng = random.Random(f"list_pipelines/{salt}/{seed}")
+    taken = {word for exercise in avoid for word in (exercise.key, exercise.prompt)}
+    exercises: list[Exercise] = []
+    for _ in range(200 + 40 * count):
+        if len(exercises) == count:
+            break
+        exercise = _draw(rng)
+        if exercise is not None and exercise.key not in taken and exercise.prompt not in taken:
+            exercises.append(exercise)
+    if len(exercises) < count:
+        raise ValueError(f"{count} list pipelines apart from the others were asked for, {len(exercises)} were found.")
     return exercises
 
 
@@ -234,7 +277,8 @@ def _draw(rng: random.Random) -> Exercise | None:
     values = [value for _, value in cases]
     exercise = Exercise(prompt, steps, reduction, reversed_order, cases)
     degenerate = (
-        _FAILED in values
+        not any(step.constant for step in steps)  # so few pipelines that held-out ones would use them up
+        or _FAILED in values
         or all(value == values[0] for value in values)
         or exercise.solved_by(steps[:1], reduction)
         or exercise.solved_by(steps[1:], reduction)

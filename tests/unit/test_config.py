@@ -49,6 +49,8 @@ def test_wrong_trees_are_refused_with_path_and_help(tree, path, words):
         (["rollout.group_size=1"], "rollout.group_size"),
         (["algo.num_mini_batches=64"], "algo.num_mini_batches"),
         (["learner.micro_batch_tokens=100"], "learner.micro_batch_tokens"),
+        (["data.heldout_problems=64", "starter.heldout_problems=32"], "data.heldout_problems"),
+        (["starter.train_problems=16"], "rollout.prompts_per_step"),
         (["cluster.address=auto", "sandbox.backend=process"], "sandbox.backend"),
     ],
 )

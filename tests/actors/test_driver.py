@@ -1,0 +1,219 @@
+"""The loop on real Ray actors whose work is scripted: order, conservation, versions, failures.
+
+Engines are replaced here and only here; tests/integration runs the same driver with the real ones.
+"""
+
+import io
+import json
+import os
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import ray
+from rich.console import Console
+
+from pgrpo_ray.actors.roles import RecorderRole
+from pgrpo_ray.actors.spawn import Fleet
+from pgrpo_ray.config import parse
+from pgrpo_ray.data import arrow
+from pgrpo_ray.data.scalars import scalar_table, thinking_table
+from pgrpo_ray.driver import Driver
+from pgrpo_ray.errors import StageError
+from pgrpo_ray.obs.display import Display
+from pgrpo_ray.obs.run_log import RunLog
+from pgrpo_ray.types import CallCase, Judgement, Problem, TestStyle, Verdict
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
+
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test module by name
+GROUP = 4
+
+
+class ScriptedRollout:
+    """Finishes groups in reverse order. Response length tells the sample; the version is what was loaded last."""
+
+    def __init__(self, lose_a_group=False):
+        self.version = 0
+        self.lose_a_group = lose_a_group
+
+    def generate(self, requests, group_size, temperature):
+        for request in list(reversed(requests))[1 if self.lose_a_group else 0 :]:
+            sizes = range(1, group_size + 1)
+            yield arrow.build_table(
+                arrow.ROLLOUT_SCHEMA,
+                {
+                    "problem_id": [request.problem_id] * group_size,
+                    "sample_index": list(range(group_size)),
+                    "policy_version": [self.version] * group_size,
+                    "prompt": ["p"] * group_size,
+                    "prompt_ids": [list(request.prompt_ids)] * group_size,
+                    "response_ids": [[5] * size for size in sizes],
+                    "rollout_logprobs": [[-1.0] * size for size in sizes],
+                    "response": ["r"] * group_size,
+                    "finish_reason": ["stop"] * group_size,
+                    "format_ok": [True] * group_size,
+                    "thinking": ["t"] * group_size,
+                    "program": ["x"] * group_size,
+                },
+            )
+
+    def load_weights(self, manifest, *chunks):
+        assert [chunk.tolist() for chunk in chunks] == [[manifest], [manifest + 1]]
+        self.version = manifest
+        return manifest
+
+
+class ScriptedExecution:
+    """Sample 0 passes, sample 1's machinery fails, the rest are wrong; or all fail; or the process dies."""
+
+    def __init__(self, mood="normal"):
+        self.mood = mood
+
+    def judge(self, rollouts):
+        if self.mood == "dies":
+            os._exit(1)
+        judgements = []
+        for index in rollouts["sample_index"].to_pylist():
+            if self.mood == "broken" or index == 1:
+                judgements.append(Judgement(None, 0, 1, 0.0, "docker", error="container gone"))
+            else:
+                verdict = Verdict.PASSED if index == 0 else Verdict.WRONG_ANSWER
+                judgements.append(Judgement(verdict, int(index == 0), 1, 1.0, "docker"))
+        verdicts = arrow.verdict_table(judgements)
+        return verdicts, scalar_table(rollouts, verdicts)
+
+
+class ScriptedReward:
+    def score(self, rollouts, verdicts):
+        passed = [row for row, verdict in enumerate(verdicts["verdict"].to_pylist()) if verdict == Verdict.PASSED]
+        return thinking_table(rollouts.num_rows, dict.fromkeys(passed, 0.5))
+
+
+class ScriptedLearner:
+    def __init__(self, rank):
+        self.rank = rank
+        self.rows = []
+
+    def update(self, share, *tables):
+        table = pa.concat_tables(tables)
+        for step in share.steps:
+            for rows, advantages in zip(step.micro_batches, step.advantages, strict=True):
+                for row, advantage in zip(rows.tolist(), advantages.tolist(), strict=True):
+                    problem, sample = table["problem_id"][row].as_py(), table["sample_index"][row].as_py()
+                    self.rows.append((problem, sample, advantage))
+        keys = ("loss", "entropy", "clip_frac", "mismatch_max", "update_s")
+        return dict.fromkeys(keys, 0.0)
+
+    def trained(self):
+        return self.rows
+
+    def publish(self, version):
+        if self.rank == 0:
+            yield np.array([version])
+            yield np.array([version + 1])
+            yield version
+
+    def save(self, folder):
+        return None
+
+
+def remote(cls, *args):
+    return ray.remote(cls).options(num_cpus=0).remote(*args)
+
+
+@pytest.fixture
+def make_driver(tmp_path):
+    opened = []
+
+    def make(execution="normal", heldout=0, **rollout):
+        config = parse(
+            {
+                "run": {"dir": str(tmp_path), "name": "scripted", "steps": 2},
+                "rollout": {"prompts_per_step": 3, "group_size": GROUP, "num_workers": 2},
+                "algo": {"num_mini_batches": 2},
+                "data": {"heldout_problems": heldout},
+                "cluster": {"stage_timeout_s": 30},
+            }
+        )
+        problems = [Problem(f"p{n}", "?", TestStyle.CALL, (CallCase([], 1),), "f") for n in range(6)]
+        held = [Problem(f"h{n}", "?", TestStyle.CALL, (CallCase([], 1),), "f") for n in range(heldout)]
+        fleet = Fleet(
+            execution=remote(ScriptedExecution, execution),
+            reward=remote(ScriptedReward),
+            recorder=remote(RecorderRole),
+            rollout=[remote(ScriptedRollout, rollout.get("lose_a_group", False)) for _ in range(2)],
+            learner=[remote(ScriptedLearner, rank) for rank in range(2)],
+        )
+        log = RunLog(config)
+        opened.append((log, fleet))
+        prompts = {problem.id: (1, 2, 3) for problem in problems + held}
+        display = Display(Console(file=io.StringIO()))
+        return Driver(config, problems, held, prompts, fleet, log, display), fleet, log
+
+    yield make
+    for log, fleet in opened:
+        log.close()
+        for actor in fleet.all():
+            ray.kill(actor)
+
+
+def test_every_row_with_gradient_is_trained_once_and_failures_never(make_driver):
+    driver, fleet, log = make_driver()
+    result = driver.run()
+    rows = [row for rank in fleet.learner for row in ray.get(rank.trained.remote())]
+    steps = [json.loads(line) for line in (log.folder / "metrics.jsonl").read_text().splitlines()]
+    assert len(rows) == 2 * 3 * (GROUP - 1)  # sample 1 of each group was lost to the machinery
+    assert {sample for _, sample, _ in rows} == {0, 2, 3}
+    assert sorted({problem for problem, _, _ in rows}) == [f"p{n}" for n in range(6)]  # one epoch of two steps
+    for metrics in steps:
+        assert (metrics["issued"], metrics["dropped"]) == (12, 3)
+        assert metrics["pass_rate"] == pytest.approx(1 / 3)
+        assert metrics["staleness_max"] == 0
+    assert result.policy_version == 4  # two mini-batches with gradient in each of two steps
+
+
+def test_rewards_and_advantages_on_disk_are_right(make_driver):
+    driver, _, log = make_driver()
+    driver.run()
+    table = arrow.read_ipc(log.rollouts_path(2))
+    assert table.schema.equals(arrow.BATCH_SCHEMA)
+    rows = table.to_pylist()
+    assert len(rows) == 3 * GROUP
+    assert {row["policy_version"] for row in rows} == {2}  # sampled with what step 1 published
+    for group in range(3):
+        members = rows[group * GROUP : (group + 1) * GROUP]
+        assert len({row["problem_id"] for row in members}) == 1
+        assert [row["reward"] for row in members] == [2.5, None, 1.0, 1.0]
+        assert [row["dropped"] for row in members] == [None, "execution_error", None, None]
+        # mean 1.5, sample deviation sqrt((1 + .25 + .25) / 2)
+        assert members[0]["advantage"] == pytest.approx(1.0 / 0.75**0.5)
+        assert sum(row["advantage"] or 0.0 for row in members) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_heldout_problems_are_measured_but_not_trained(make_driver):
+    driver, fleet, _ = make_driver(heldout=5)
+    result = driver.run()
+    trained = {problem for rank in fleet.learner for problem, _, _ in ray.get(rank.trained.remote())}
+    assert not {problem for problem in trained if problem.startswith("h")}
+    assert result.before.value == pytest.approx(1 / 3)  # of four samples one passes, one is lost, two are wrong
+    assert result.before.low <= result.before.value <= result.before.high
+
+
+def test_a_batch_lost_to_machinery_stops_the_run_with_its_cause(make_driver):
+    driver, _, _ = make_driver(execution="broken")
+    with pytest.raises(StageError, match=r"all 12 rollouts.*container gone"):
+        driver.run()
+
+
+def test_a_dead_pool_stops_the_run_and_is_named(make_driver):
+    driver, _, _ = make_driver(execution="dies")
+    with pytest.raises(StageError, match="execution pool"):
+        driver.run()
+
+
+def test_a_lost_group_is_noticed(make_driver):
+    driver, _, _ = make_driver(lose_a_group=True)
+    with pytest.raises(StageError, match="3 groups asked for, 1 came"):
+        driver.run()

@@ -1,0 +1,70 @@
+"""Waiting on real actors: the first cause is kept, and no wait is endless."""
+
+import os
+import sys
+import time
+
+import pytest
+import ray
+
+from pgrpo_ray.actors import waits
+from pgrpo_ray.errors import DataError, StageError
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
+
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test module by name
+
+
+class Role:
+    def fail(self):
+        raise ZeroDivisionError("one over nothing")
+
+    def complain(self):
+        raise DataError("not JSON", file="a.jsonl", line=7)
+
+    def die(self):
+        os._exit(1)
+
+    def sleep(self):
+        time.sleep(60)
+
+    def answer(self):
+        return 42
+
+
+@pytest.fixture
+def role():
+    actor = ray.remote(Role).options(num_cpus=0).remote()
+    yield actor
+    ray.kill(actor)
+
+
+def test_an_answer_comes_through(role):
+    assert waits.get(role.answer.remote(), 30, "reward server") == 42
+
+
+def test_a_foreign_error_names_stage_and_cause(role):
+    with pytest.raises(StageError, match="reward server: ZeroDivisionError: one over nothing") as caught:
+        waits.get(role.fail.remote(), 30, "reward server")
+    assert caught.value.stage == "reward server"
+
+
+def test_our_own_error_arrives_as_itself(role):
+    with pytest.raises(DataError) as caught:
+        waits.get(role.complain.remote(), 30, "learner")
+    assert (caught.value.file, caught.value.line) == ("a.jsonl", 7)
+
+
+def test_a_death_names_the_stage(role):
+    with pytest.raises(StageError, match="learner: its process died"):
+        waits.get(role.die.remote(), 30, "learner")
+
+
+def test_a_wait_for_a_value_ends(role):
+    with pytest.raises(StageError, match="learner: no answer within 1 s"):
+        waits.get(role.sleep.remote(), 1, "learner")
+
+
+def test_a_wait_for_any_ends(role):
+    with pytest.raises(StageError, match="rollout worker: nothing finished within 1 s"):
+        waits.wait_any([role.sleep.remote()], 1, "rollout worker")

@@ -1,0 +1,48 @@
+"""What several test folders share: where the real data lies, whether Docker answers, a starter of the smallest size."""
+
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+SHARED = REPOSITORY.parent / "shared"
+"""Real data for tests, beside a checkout where it exists; never part of the project."""
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data; skips with the reason where it is absent."""
+    if not SHARED.is_dir():
+        pytest.skip(f"real data is absent: {SHARED} does not exist")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def docker_engine() -> None:
+    """Skip with the engine's own reason where no Docker answers."""
+    from pgrpo_ray.sandbox.docker_runner import engine_problem
+
+    if reason := engine_problem():
+        pytest.skip(f"no Docker engine: {reason}")
+
+
+@pytest.fixture(scope="session")
+def tiny_section():
+    """Settings of a starter that is made in seconds; it writes half-well-formed nonsense, enough for a gradient."""
+    from pgrpo_ray.config import StarterSection
+
+    return StarterSection(sft_steps=60, reward_model_steps=10, train_problems=200, heldout_problems=64)
+
+
+@pytest.fixture(scope="session")
+def starter_cache(tmp_path_factory) -> Path:
+    """One cache for the session, so that the tiny starter is made once."""
+    return tmp_path_factory.mktemp("starter-cache")
+
+
+@pytest.fixture(scope="session")
+def tiny_starter(tiny_section, starter_cache):
+    """Paths of the tiny starter's artifacts."""
+    from pgrpo_ray.starter.artifacts import ensure_starter
+
+    return ensure_starter(tiny_section, starter_cache)
