@@ -196,7 +196,7 @@ class StarterSection(Section):
     """What `starter` stands for; see `pgrpo_ray.starter`."""
 
     seed: int = Field(0, ge=0)
-    sft_steps: int = Field(500, ge=1)
+    sft_steps: int = Field(900, ge=1)
     """Steps of the policy's supervised warm start."""
     reward_model_steps: int = Field(250, ge=1)
     """Steps of Bradley-Terry training."""

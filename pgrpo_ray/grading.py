@@ -36,15 +36,13 @@ def grade_file(problems: Path, format: str, programs: Path, out: Path, config: R
     lines = []
     for entry, judgement in zip(submissions, judgements, strict=True):
         line = {
-            "problem_id": entry.problem_id,
-            "program": entry.program,
             "verdict": judgement.verdict,
             "tests_passed": judgement.tests_passed,
             "tests_total": judgement.tests_total,
             "duration_ms": round(judgement.duration_ms, 3),
             "sandbox": judgement.sandbox,
         }
-        lines.append(json.dumps(line | ({"error": judgement.error} if judgement.error else {})))
+        lines.append(json.dumps(entry.record | line | ({"error": judgement.error} if judgement.error else {})))
     with explain_full_disk(out.parent):
         draft = out.with_name(f".{out.name}.tmp")
         draft.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

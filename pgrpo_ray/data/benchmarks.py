@@ -55,7 +55,7 @@ def mbpp_problem(record: dict[str, Any]) -> Problem:
         check_source(test, f"test_list[{index}]")
     shown = "\n".join(tests)
     return Problem(
-        id=f"Mbpp/{task_id}",
+        id=str(task_id),
         prompt=f"{statement.strip()}\n\nYour code should pass these tests:\n\n{shown}\n",
         style=TestStyle.ASSERT,
         cases=tuple(AssertCase(source=test) for test in tests),

@@ -12,7 +12,7 @@ from typing import Any
 from pgrpo_ray.data.benchmarks import humaneval_problem, mbpp_problem
 from pgrpo_ray.data.livecodebench import livecodebench_problem
 from pgrpo_ray.data.own_format import problem_from_json
-from pgrpo_ray.data.records import check_keys, did_you_mean, located, read_records, require, require_text
+from pgrpo_ray.data.records import did_you_mean, located, read_records, require, require_text
 from pgrpo_ray.errors import DataError
 from pgrpo_ray.types import Problem
 
@@ -29,10 +29,11 @@ class Submission:
     """A program to grade. Made by `load_programs`."""
 
     problem_id: str
+    """Of a known problem, as its set spells it."""
     program: str
     """Python source; blank is allowed and fails."""
-    line: int
-    """Where it stands in its file, from 1."""
+    record: dict[str, Any]
+    """The whole line as it was read; keys of others are carried along."""
 
 
 def load_problems(path: str | Path, format: str) -> list[Problem]:
@@ -57,19 +58,20 @@ def load_problems(path: str | Path, format: str) -> list[Problem]:
     return problems
 
 
-def load_programs(path: str | Path, known_ids: Collection[str] | None = None) -> list[Submission]:
+def load_programs(path: str | Path, known_ids: Collection[str]) -> list[Submission]:
     """Read `{"problem_id": ..., "program": ...}` records; several programs for one problem are fine.
 
-    With `known_ids`, a problem id outside them is an error. Raises `DataError` with file and line.
+    A number stands for its text, and `Mbpp/11` finds problem `11`, as sample files of MBPP use either. Raises
+    `DataError` with file and line for an id outside `known_ids`.
     """
-    known = None if known_ids is None else set(known_ids)
+    known = set(known_ids)
     submissions = []
     for line, record in read_records(path):
         with located(str(path), line):
-            check_keys(record, ("problem_id", "program"))
-            problem_id = require_text(record, "problem_id")
-            if known is not None and problem_id not in known:
-                hint = did_you_mean(problem_id, known)
-                raise DataError(f"'problem_id' is {problem_id!r}, not in the problem set. {hint}")
-            submissions.append(Submission(problem_id, require(record, "program", str), line))
+            given = record.get("problem_id")
+            spelled = str(given) if isinstance(given, int) else require_text(record, "problem_id")
+            problem_id = spelled if spelled in known else spelled.rpartition("/")[2]
+            if problem_id not in known:
+                raise DataError(f"'problem_id' is {spelled!r}, not in the problem set. {did_you_mean(spelled, known)}")
+            submissions.append(Submission(problem_id, require(record, "program", str), record))
     return submissions

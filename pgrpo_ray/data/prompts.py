@@ -36,6 +36,6 @@ def _encode(tokenizer: "PreTrainedTokenizerBase", prompt: str, system_prompt: st
         return tokenizer(text)["input_ids"]
     messages = [{"role": "system", "content": system_prompt}] if system_prompt else []
     messages.append({"role": "user", "content": prompt})
-    # Rendered to text first: with tokenize=True, transformers 5 returns a mapping for some tokenizers, a list for others.
+    # Rendered to text first: with tokenize=True, transformers 5 returns a mapping or a list, by tokenizer.
     text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     return tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -79,14 +79,18 @@ def load(model: str | Path, dtype: str = "float32", device: str = "cpu") -> Rewa
     network, tokenizer, missing = _read(model, dtype, {})
     if missing:
         raise ModelError(
-            f"reward_model.model={str(model)!r} has no trained scoring head (missing: {', '.join(sorted(missing)[:3])}), "
-            "so its scores would be random. Give a sequence classification model, or train one from it first."
+            f"reward_model.model={str(model)!r} lacks a trained scoring head ({', '.join(sorted(missing)[:3])}): "
+            "its scores would be random. Give a sequence classification model, or train one from it first."
         )
     return RewardModel(network.to(device).eval(), tokenizer)
 
 
-def untrained(base: str | Path, dtype: str = "float32", device: str = "cpu") -> RewardModel:
-    """Put a fresh scalar head on a language model; what Bradley-Terry training starts from. Raises `ModelError`."""
+def untrained(base: str | Path, dtype: str = "float32", device: str = "cpu", seed: int = 0) -> RewardModel:
+    """Put a fresh scalar head on a language model; what Bradley-Terry training starts from. Raises `ModelError`.
+
+    `seed` decides the head's random weights (and sets torch's global generator).
+    """
+    torch.manual_seed(seed)
     network, tokenizer, _ = _read(base, dtype, {"num_labels": 1})
     return RewardModel(network.to(device), tokenizer)
 
@@ -106,7 +110,7 @@ def _read(model: str | Path, dtype: str, extra: dict[str, Any]) -> tuple[PreTrai
         ) from error
     if network.config.num_labels != 1:
         raise ModelError(
-            f"{where} has {network.config.num_labels} labels; a reward model has exactly one. Train it with num_labels=1."
+            f"{where} has {network.config.num_labels} labels; a reward model has one. Train it with num_labels=1."
         )
     if network.config.pad_token_id is None:
         network.config.pad_token_id = tokenizer.pad_token_id

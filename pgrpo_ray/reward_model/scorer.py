@@ -40,8 +40,8 @@ class RewardScorer:
         broken = [number for number, score in enumerate(raw) if math.isnan(score)]
         if broken:
             raise ModelError(
-                f"reward model {section.model!r} gave no number for {len(broken)} of {len(raw)} reasonings (first: item "
-                f"{broken[0]}). Check its weights, or set reward_model.dtype=float32."
+                f"reward model {section.model!r} gave no number for {len(broken)} of {len(raw)} reasonings (first: "
+                f"item {broken[0]}). Check its weights, or set reward_model.dtype=float32."
             )
         return [sigmoid(score) for score in raw]
 

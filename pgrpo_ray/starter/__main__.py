@@ -48,7 +48,7 @@ def build_reward_model(folder: Path, section: StarterSection) -> dict[str, Any]:
     recipe = Recipe(steps=section.reward_model_steps, seed=section.seed)
     exercises = read_jsonl(folder / "warmup.jsonl")
     pairs = make_pairs(exercises, section.reward_model_steps * recipe.batch_pairs, section.seed)
-    model = untrained(folder / "policy")
+    model = untrained(folder / "policy", seed=section.seed)
     loss = train(model, pairs, recipe, _progress)
     model.save(folder / "reward_model")
     heldout = make_pairs(read_jsonl(folder / "heldout.jsonl"), 1000, section.seed + 1)

@@ -21,6 +21,8 @@ _FLAWS = {
 }
 _PLANTED_FRAC = 0.65
 """Share of pairs whose worse side has a mistake in an otherwise equal text: the kinds that are hard to learn."""
+_ORDER_FRAC = 0.35
+"""Share of planted mistakes that swap the steps, where that matters: the slowest kind to learn, so it is shown most."""
 
 
 def make_pairs(exercises: Sequence[Exercise], count: int, seed: int) -> list[PreferencePair]:
@@ -44,7 +46,8 @@ def _planted(exercise: Exercise, rng: random.Random) -> PreferencePair | None:
     ]
     if not found:
         return None
-    kind, plan = rng.choice(found)
+    swapped = [one for one in found if one[0] == "order"]
+    kind, plan = swapped[0] if swapped and rng.random() < _ORDER_FRAC else rng.choice(found)
     mode = "careful" if rng.random() < 0.7 else "plain"
     right = Plan(exercise.steps, exercise.reduction)
     if mode == "plain" and rng.random() < 0.5:

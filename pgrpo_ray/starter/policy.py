@@ -1,9 +1,10 @@
 """The starter's policy: a tiny Qwen3 and its supervised warm start, in plain torch.
 
 Owns model size and training recipe. The model is an ordinary `Qwen3ForCausalLM` folder, so vLLM, DeepSpeed and
-transformers treat it like any other. Not Qwen2: for that model type transformers 5 replaces whatever tokenizer lies in
-the folder by its own Qwen2 pre-tokenizer (`MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS`), and text falls into other tokens. Loss is taken on response tokens only; batches are drawn from windows sorted by
-length, so that little is spent on padding. Everything follows from the seed (for one number of threads).
+transformers treat it like any other. Not Qwen2: for that model type transformers 5 replaces whatever
+tokenizer lies in the folder by its own pre-tokenizer (`MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS`), and text falls into
+other tokens. Loss is taken on response tokens only; batches are drawn from windows sorted by length, so that little is
+spent on padding. Everything follows from the seed (for one number of threads).
 """
 
 import math
@@ -23,14 +24,14 @@ from pgrpo_ray.starter.tokenizer import encode_prompts, encode_responses, save_t
 BATCH_SIZE = 32
 """Demonstrations per optimizer step."""
 MATRIX_LEARNING_RATE = 0.02
-"""Peak, for the matrices inside the blocks, trained by Muon: in equal time it passes half as much again as AdamW."""
+"""Peak, for the matrices inside the blocks, trained by Muon: 72 % passed after 600 careful steps, with AdamW 51 %."""
 LEARNING_RATE = 3e-3
 """Peak, for embeddings and norms, trained by AdamW."""
 INITIALIZER_RANGE = 0.05
-"""Standard deviation of random weights: transformers' 0.02 is meant for widths of thousands, and starts slowly here."""
+"""Standard deviation of random weights (ours): transformers' 0.02 is meant for widths of thousands."""
 DRILL_FRAC = 0.65
-"""Share of the steps that imitate careful demonstrations only, before the habits are mixed in. Wrong programs from the
-start would keep the model from ever tying the program to the problem (pass rate 0 after 500 steps)."""
+"""Share of the steps that imitate careful demonstrations only, before the habits are mixed in (ours). With habits and
+their wrong programs from the first step, 500 steps of AdamW never tied the program to the problem: nothing passed."""
 MAX_POSITIONS = 512
 _WINDOW = 16
 """Batches per window that is sorted by length."""

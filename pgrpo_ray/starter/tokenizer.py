@@ -11,7 +11,8 @@ from pathlib import Path
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+from pgrpo_ray.data.response import TAGS
+
 PAD, EOS, REPLY = "<|pad|>", "<|eos|>", "<|reply|>"
 
 CHAT_TEMPLATE = (

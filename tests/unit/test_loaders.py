@@ -216,10 +216,10 @@ def test_mbpp_shows_its_asserts_and_takes_both_sets_of_fields(write):
     sanitized = {**MBPP, "task_id": 8, "prompt": MBPP["text"], "test_imports": ["import math"]}
     del sanitized["text"], sanitized["test_setup_code"]
     full, clean = load_problems(write(MBPP, sanitized), "mbpp")
-    assert (full.id, full.setup) == ("Mbpp/7", "x = 1")
+    assert (full.id, full.setup) == ("7", "x = 1")
     assert all(test in full.prompt for test in MBPP["test_list"])
     assert [case.source for case in full.cases] == MBPP["test_list"]
-    assert (clean.id, clean.setup, clean.prompt) == ("Mbpp/8", "import math", full.prompt)
+    assert (clean.id, clean.setup, clean.prompt) == ("8", "import math", full.prompt)
 
 
 @pytest.mark.parametrize("format", sorted(set(FORMATS) - {"jsonl"}))
@@ -310,18 +310,28 @@ def test_functional_tests_need_a_name_and_json(write):
     assert "public_test_cases[0].input (its line 1)' is not valid JSON" in str(error)
 
 
-def test_programs_to_grade_keep_their_line_and_are_checked_against_the_problems(write):
-    path = write(raw='{"problem_id": "a", "program": "x"}\n\n{"problem_id": "a", "program": ""}\n')
-    assert [(item.problem_id, item.program, item.line) for item in load_programs(path)] == [("a", "x", 1), ("a", "", 3)]
+def test_programs_to_grade_keep_their_record_and_are_checked_against_the_problems(write):
+    path = write(raw='{"problem_id": "a", "program": "x", "sample": 3}\n\n{"problem_id": "a", "program": ""}\n')
+    first, second = load_programs(path, ["a"])
+    assert (first.problem_id, first.program, first.record["sample"]) == ("a", "x", 3)
+    assert (second.problem_id, second.program) == ("a", "")
     for record, message in [
-        ({"problem_id": "a", "programm": "x"}, "Did you mean 'program'?"),
+        ({"problem_id": "a", "programm": "x"}, "'program' is missing"),
         ({"problem_id": "a"}, "'program' is missing"),
         ({"problem_id": "ad", "program": ""}, "Did you mean 'add'?"),
+        ({"problem_id": 3, "program": ""}, "not in the problem set"),
+        ({"program": ""}, "'problem_id' is missing"),
     ]:
         with pytest.raises(DataError) as caught:
             load_programs(write(record), known_ids=["a", "add"])
         assert message in str(caught.value)
         assert caught.value.line == 1
+
+
+@pytest.mark.parametrize("spelled", [11, "11", "Mbpp/11"])
+def test_every_usual_spelling_of_an_mbpp_id_is_understood(write, spelled):
+    path = write({"problem_id": spelled, "program": "x"})
+    assert load_programs(path, ["11", "12"])[0].problem_id == "11"
 
 
 @pytest.mark.parametrize(

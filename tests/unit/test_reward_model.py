@@ -22,9 +22,16 @@ PAIRS = [PreferencePair(f"problem {n}", f"good reason {n}", f"bad reason {n}", "
 
 def tiny_config(**more):
     return Qwen3Config(
-        vocab_size=320, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=1,
-        num_key_value_heads=1, head_dim=32, pad_token_id=TOKENIZER.pad_token_id,
-        eos_token_id=TOKENIZER.eos_token_id, **more,
+        vocab_size=320,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        num_key_value_heads=1,
+        head_dim=32,
+        pad_token_id=TOKENIZER.pad_token_id,
+        eos_token_id=TOKENIZER.eos_token_id,
+        **more,
     )
 
 
@@ -114,7 +121,7 @@ def test_models_that_do_not_fit_are_refused_with_a_reason(tmp_path, folder):
     config = json.loads((tmp_path / "lm" / "config.json").read_text())
     config["id2label"] = {"0": "LABEL_0"}
     (tmp_path / "lm" / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ModelError, match="no trained scoring head"):
+    with pytest.raises(ModelError, match="lacks a trained scoring head"):
         load(tmp_path / "lm")
     assert untrained(tmp_path / "lm").network.config.num_labels == 1
 

@@ -11,9 +11,7 @@ from pgrpo_ray.errors import ConfigError, EnvironmentFault
 from pgrpo_ray.starter import artifacts
 from pgrpo_ray.starter.artifacts import content_key, ensure_starter
 
-SECTION = StarterSection(
-    seed=5, sft_steps=4, reward_model_steps=3, train_problems=32, heldout_problems=16, threads=1
-)
+SECTION = StarterSection(seed=5, sft_steps=4, reward_model_steps=3, train_problems=32, heldout_problems=16, threads=1)
 
 
 @pytest.fixture(scope="module")
