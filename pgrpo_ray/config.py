@@ -196,9 +196,9 @@ class StarterSection(Section):
     """What `starter` stands for; see `pgrpo_ray.starter`."""
 
     seed: int = Field(0, ge=0)
-    sft_steps: int = Field(900, ge=1)
+    sft_steps: int = Field(1000, ge=1)
     """Steps of the policy's supervised warm start."""
-    reward_model_steps: int = Field(250, ge=1)
+    reward_model_steps: int = Field(400, ge=1)
     """Steps of Bradley-Terry training."""
     train_problems: int = Field(4096, ge=16)
     heldout_problems: int = Field(512, ge=16)

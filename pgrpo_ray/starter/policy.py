@@ -1,10 +1,9 @@
-"""The starter's policy: a tiny Qwen3 and its supervised warm start, in plain torch.
+"""The starter's policy: a tiny Qwen2 and its supervised warm start, in plain torch.
 
-Owns model size and training recipe. The model is an ordinary `Qwen3ForCausalLM` folder, so vLLM, DeepSpeed and
-transformers treat it like any other. Not Qwen2: for that model type transformers 5 replaces whatever
-tokenizer lies in the folder by its own pre-tokenizer (`MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS`), and text falls into
-other tokens. Loss is taken on response tokens only; batches are drawn from windows sorted by length, so that little is
-spent on padding. Everything follows from the seed (for one number of threads).
+Owns model size and training recipe. The model is an ordinary `Qwen2ForCausalLM` folder, so vLLM, DeepSpeed and
+transformers load it as they load a Qwen2.5-Coder of 7B. Loss is taken on response tokens only; batches are drawn from
+windows sorted by length, so that little is spent on padding. Everything follows from the seed (for one number of
+threads).
 """
 
 import math
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import torch
 from torch.nn import functional
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
 from pgrpo_ray.starter.demonstrations import demonstrate, draw_mode
 from pgrpo_ray.starter.problems import Exercise
@@ -24,7 +23,8 @@ from pgrpo_ray.starter.tokenizer import encode_prompts, encode_responses, save_t
 BATCH_SIZE = 32
 """Demonstrations per optimizer step."""
 MATRIX_LEARNING_RATE = 0.02
-"""Peak, for the matrices inside the blocks, trained by Muon: 72 % passed after 600 careful steps, with AdamW 51 %."""
+"""Peak, for the matrices inside the blocks, trained by Muon (ours). In a trial on a Qwen3 of this size 72 % passed after
+600 careful steps; with AdamW 51 % did."""
 LEARNING_RATE = 3e-3
 """Peak, for embeddings and norms, trained by AdamW."""
 INITIALIZER_RANGE = 0.05
@@ -50,16 +50,15 @@ class Example:
         return len(self.prompt_ids) + len(self.response_ids)
 
 
-def tiny_config(tokenizer: PreTrainedTokenizerFast, num_layers: int = 4) -> Qwen3Config:
+def tiny_config(tokenizer: Qwen2Tokenizer, num_layers: int = 4) -> Qwen2Config:
     """Return the shape shared by policy and reward model: width 128, four heads of 32 (vLLM serves head size 32)."""
-    return Qwen3Config(
+    return Qwen2Config(
         vocab_size=-(-len(tokenizer) // 64) * 64,
         hidden_size=128,
         intermediate_size=384,
         num_hidden_layers=num_layers,
         num_attention_heads=4,
         num_key_value_heads=4,
-        head_dim=32,
         max_position_embeddings=MAX_POSITIONS,
         initializer_range=INITIALIZER_RANGE,
         tie_word_embeddings=True,
@@ -69,9 +68,7 @@ def tiny_config(tokenizer: PreTrainedTokenizerFast, num_layers: int = 4) -> Qwen
     )
 
 
-def make_examples(
-    exercises: list[Exercise], tokenizer: PreTrainedTokenizerFast, count: int, seed: int
-) -> list[Example]:
+def make_examples(exercises: list[Exercise], tokenizer: Qwen2Tokenizer, count: int, seed: int) -> list[Example]:
     """Demonstrate `count` times in the order of training, going over the exercises as often as needed.
 
     First the drill, then modes drawn by their shares.
@@ -89,14 +86,14 @@ def make_examples(
 
 def train_policy(
     examples: list[Example],
-    tokenizer: PreTrainedTokenizerFast,
+    tokenizer: Qwen2Tokenizer,
     steps: int,
     seed: int,
     on_progress: Callable[[float], None] = lambda done: None,
-) -> tuple[Qwen3ForCausalLM, float]:
+) -> tuple[Qwen2ForCausalLM, float]:
     """Train from random weights; return the model (float32) and the mean loss of the last tenth, nats per token."""
     torch.manual_seed(seed)
-    model = Qwen3ForCausalLM(tiny_config(tokenizer))
+    model = Qwen2ForCausalLM(tiny_config(tokenizer))
     model.train()
     optimizers = _optimizers(model)
     schedules = [
@@ -123,7 +120,7 @@ def train_policy(
     return model.eval(), sum(tail) / len(tail)
 
 
-def _optimizers(model: Qwen3ForCausalLM) -> list[torch.optim.Optimizer]:
+def _optimizers(model: Qwen2ForCausalLM) -> list[torch.optim.Optimizer]:
     """Return Muon over the matrices inside the blocks and AdamW over the rest."""
     matrices, rest = [], []
     for name, parameter in model.named_parameters():
@@ -142,7 +139,7 @@ def warmup_cosine(step: int, steps: int) -> float:
     return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def save_policy(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+def save_policy(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, folder: Path) -> None:
     """Write model and tokenizer in Hugging Face format."""
     folder.mkdir(parents=True, exist_ok=True)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
