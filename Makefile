@@ -1,17 +1,17 @@
 # Two commands: `make demo` trains a small policy end to end, `make test` runs all checks. Each sets up what it needs.
-# On a GPU machine: make setup ACCELERATOR=cuda
+# On a GPU machine: make setup ACCELERATOR=cuda. Later commands keep that choice; another one makes .venv anew.
 
-ACCELERATOR ?= cpu
 PYTHON ?= python3
 VENV := .venv
+ACCELERATOR ?= $(shell cat $(VENV)/.accelerator 2>/dev/null || echo cpu)
 LOCK := requirements/$(ACCELERATOR).lock
 INSTALLED := $(VENV)/.installed-$(ACCELERATOR)
 
-.PHONY: demo test setup check sandbox lock clean help
+.PHONY: help setup demo test check sandbox lock clean
 
 help:
-	@echo "make demo    train on this machine, about 15 minutes on two cores"
-	@echo "make test    lint and all tests"
+	@echo "make demo    train on this machine: about 8 minutes on two cores"
+	@echo "make test    lint and all tests: about 8 minutes"
 	@echo "make setup   only install: .venv, Docker where possible, the sandbox image"
 	@echo "make check   validate cluster/local.yaml and print derived numbers"
 	@echo "make lock    resolve requirements/*.lock again from pyproject.toml"
@@ -21,7 +21,7 @@ setup: $(INSTALLED) sandbox
 demo: setup
 	$(VENV)/bin/pgrpo train cluster/local.yaml
 
-check: $(INSTALLED)
+check: setup
 	$(VENV)/bin/pgrpo check cluster/local.yaml
 
 test: setup
@@ -30,11 +30,11 @@ test: setup
 	$(VENV)/bin/python -m pytest
 
 $(INSTALLED): $(LOCK) pyproject.toml deploy/install.sh
-	PYTHON=$(PYTHON) bash deploy/install.sh $(VENV) $(LOCK)
+	PYTHON=$(PYTHON) bash deploy/install.sh $(VENV) $(ACCELERATOR)
 	touch $@
 
 sandbox: $(INSTALLED)
-	bash deploy/setup-docker.sh
+	bash deploy/setup-docker.sh $(VENV)
 	$(VENV)/bin/python -m pgrpo_ray.sandbox.image
 
 lock: $(INSTALLED)

@@ -1,36 +1,40 @@
 #!/usr/bin/env bash
 # See that a Docker engine answers; install and start one where this user may. Quick when nothing is to do.
-# Always exits 0: without Docker local runs use the process sandbox, which is weaker and says so.
-# PGRPO_NO_DOCKER=1 declines.
+# Usage: setup-docker.sh VENV. Always exits 0: without Docker local runs use the weaker process sandbox and say so.
+# PGRPO_NO_DOCKER=1 declines to install or start anything.
 set -euo pipefail
+venv=$1
 
 say() { echo "docker: $*"; }
-answers() { curl --silent --fail --max-time 5 --unix-socket "$1" http://localhost/_ping >/dev/null 2>&1; }
+# Asks as the runs will ask, so that both mean the same engine; the docker command may well be absent.
 engine() {
-    if command -v docker >/dev/null; then timeout 10 docker version --format '{{.Server.Version}}' >/dev/null 2>&1
-    else answers "${DOCKER_SOCKET:-/var/run/docker.sock}"; fi
+    "$venv/bin/python" -c 'import sys; from pgrpo_ray.sandbox.docker_runner import engine_problem; sys.exit(engine_problem() is not None)'
 }
 no_engine() { say "$*"; say "until then local runs use the weaker process sandbox"; exit 0; }
 
-# Returns 0 as soon as the engine answers, 1 after 60 s.
+# Returns 0 as soon as the engine answers; 1 after 60 s, or as soon as the command given, if any, fails.
 wait_for_engine() {
-    for _ in $(seq 120); do engine && return 0; sleep 0.5; done
+    for _ in $(seq 120); do
+        engine && return 0
+        if [ $# -gt 0 ] && ! "$@"; then return 1; fi
+        sleep 0.5
+    done
     return 1
 }
 
 start_engine() {
     say "starting the engine"
-    if [ -d /run/systemd/system ]; then systemctl start docker && wait_for_engine && return 0; fi
-    # `service` says success even where the daemon dies at once, so the answer counts, not the status.
-    if [ -x /etc/init.d/docker ] && service docker start >/dev/null 2>&1; then
-        for _ in $(seq 20); do engine && return 0; sleep 0.5; done
+    if [ -d /run/systemd/system ] && systemctl start docker; then wait_for_engine && return 0; fi
+    if ! { [ -f /var/run/docker.pid ] && kill -0 "$(cat /var/run/docker.pid)" 2>/dev/null; }; then
+        nohup dockerd >/var/log/dockerd.log 2>&1 </dev/null &
+        wait_for_engine kill -0 $! && return 0
+        return 1
     fi
-    pgrep -x dockerd >/dev/null || nohup dockerd >/var/log/dockerd.log 2>&1 </dev/null &
     wait_for_engine
 }
 
-if [ "${PGRPO_NO_DOCKER:-}" = 1 ]; then no_engine "declined by PGRPO_NO_DOCKER=1"; fi
 if engine; then exit 0; fi
+if [ "${PGRPO_NO_DOCKER:-}" = 1 ]; then no_engine "declined by PGRPO_NO_DOCKER=1"; fi
 
 if [ -n "${DOCKER_HOST:-}" ]; then no_engine "DOCKER_HOST=$DOCKER_HOST does not answer; start that engine or unset it"; fi
 if [ "$(id -u)" != 0 ]; then
@@ -39,7 +43,7 @@ if [ "$(id -u)" != 0 ]; then
     elif command -v dockerd >/dev/null; then
         no_engine "installed but not running. Fix: sudo systemctl start docker"
     fi
-    no_engine "not installed, and installing needs root. Fix: sudo bash deploy/setup-docker.sh"
+    no_engine "not installed, and installing needs root. Fix: sudo bash deploy/setup-docker.sh .venv"
 fi
 
 if ! command -v dockerd >/dev/null; then
@@ -52,4 +56,4 @@ if ! command -v dockerd >/dev/null; then
         no_engine "apt-get could not install docker.io; its messages are above"
     fi
 fi
-if start_engine; then say "the engine answers"; else no_engine "the engine did not answer within 60 s; see /var/log/dockerd.log"; fi
+if start_engine; then say "the engine answers"; else no_engine "the engine did not answer within 60 s or ended; see /var/log/dockerd.log"; fi

@@ -55,6 +55,7 @@ def check(config: ConfigFile, overrides: Overrides = None) -> None:
     Refuses settings that can give no gradient. Exit status 2 when something is wrong.
     """
     from pgrpo_ray import preflight
+    from pgrpo_ray.obs.display import warn_weak_sandbox
 
     resolved = configuration.load(config, overrides)
     console = Console()
@@ -62,16 +63,20 @@ def check(config: ConfigFile, overrides: Overrides = None) -> None:
     for name, value in asdict(configuration.derive(resolved)).items():
         table.add_row(name, f"{value:,}")
     examined = preflight.examine(resolved)
-    table.add_row("sandbox", examined.sandbox_kind)
+    table.add_row("sandbox", examined.sandbox.kind)
     if examined.problems:
         table.add_row(
             "problems", f"{len(examined.problems.train):,} train, {len(examined.problems.heldout):,} held out"
         )
-    if examined.policy:
-        table.add_row("policy parameters", f"{examined.policy.num_parameters:,}")
-        for role, mib in preflight.memory_mib(resolved, examined.policy).items():
-            table.add_row(f"memory of each {role}", f"{mib:,.0f} MiB, libraries and activations on top")
+    table.add_row("policy parameters", f"{examined.policy.num_parameters:,}")
+    for role, mib in preflight.memory_mib(resolved, examined.policy).items():
+        table.add_row(f"memory, {role}", f"{mib:,.0f} MiB (libraries and activations on top)")
+    if examined.problems and resolved.policy.model != configuration.STARTER:
+        prompts = preflight.encode(resolved, resolved.policy.model, examined.problems)
+        table.add_row("longest prompt", f"{max(map(len, prompts.values())):,} tokens")
     console.print(table)
+    if examined.sandbox.kind == "process":
+        warn_weak_sandbox(console, examined.sandbox.reason)
     console.print("[green]ok[/green]")
 
 
@@ -91,8 +96,8 @@ def grade(
     """
     from pgrpo_ray import grading
 
-    sandbox = configuration.parse({"sandbox": {"backend": backend, "slots": slots}}, where="grade")
-    errors = grading.grade_file(problems, format, programs, out, sandbox, Console(stderr=True))
+    config = configuration.parse({"sandbox": {"backend": backend, "slots": slots}}, where="grade")
+    errors = grading.grade_file(problems, format, programs, out, config, Console(stderr=True))
     if errors:
         raise EnvironmentFault(f"{errors} programs could not be judged: see `error` in {out}.")
 

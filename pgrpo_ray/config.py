@@ -6,9 +6,10 @@ can give no gradient; `derive` computes the numbers that follow from the setting
 """
 
 import difflib
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -17,6 +18,9 @@ from pgrpo_ray.errors import ConfigError
 
 STARTER = "starter"
 """The word that stands for what `pgrpo_ray.starter` makes on the spot, where a path or hub name may stand."""
+
+SANDBOX_OVERHEAD_MIB = 64
+"""What a container needs beside the program: the warden (20 MiB) and its scratch (32 MiB)."""
 
 DEFAULT_SYSTEM_PROMPT = (
     "You write Python programs. First reason inside <think> and </think>, then give the complete program inside "
@@ -27,7 +31,8 @@ DEFAULT_SYSTEM_PROMPT = (
 class Section(BaseModel):
     """Base of all sections: frozen, and an unknown key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    # strict: `steps: true` or `steps: "10"` is a slip of the pen, not a number.
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
 
 
 class RunSection(Section):
@@ -37,8 +42,8 @@ class RunSection(Section):
     """Folder name under `dir`."""
     dir: str = "runs"
     """Where run folders are made."""
-    seed: int = Field(0, ge=0)
-    """Seeds problem order, sampling and the starter."""
+    seed: int = Field(0, ge=0, lt=2**31)
+    """Seeds problem order and sampling (the starter has its own)."""
     steps: int = Field(60, ge=1)
     """Batches of rollouts to train on."""
     min_free_mib: int = Field(1024, ge=0)
@@ -76,8 +81,8 @@ class RolloutSection(Section):
 
     num_workers: int = Field(1, ge=1)
     """vLLM engines, each one actor."""
-    gpus_per_worker: float = Field(0, ge=0)
-    """GPUs of each worker; 0 runs the CPU build."""
+    gpus_per_worker: Literal[0, 1] = 0
+    """GPUs of each worker, all its own; 0 runs the CPU build."""
     threads_per_worker: int = Field(1, ge=1)
     """OpenMP threads of a CPU worker. More than free cores slows it down several times (spinning)."""
     prompts_per_step: int = Field(32, ge=1)
@@ -101,14 +106,14 @@ class SandboxSection(Section):
 
     backend: Literal["auto", "docker", "process"] = "auto"
     """`auto`: Docker where an engine answers, else the weaker process sandbox, said loudly; local runs only."""
-    slots: int = Field(2, ge=1)
+    slots: int = Field(2, ge=1, le=1024)
     """Programs judged at a time."""
     image: str | None = None
     """Runner image with a `python3`. None: the image that `make setup` builds."""
     runtime: str | None = None
     """OCI runtime such as `runsc`; None: the engine's default."""
     memory_mib: int = Field(512, ge=64)
-    """Memory of one container, no swap, MiB."""
+    """Memory of one container, no swap, MiB; the largest limit of a problem plus `SANDBOX_OVERHEAD_MIB` must fit."""
     retries: int = Field(2, ge=0)
     """How often a program is judged again on a fresh slot when the machinery failed."""
 
@@ -125,7 +130,7 @@ class RewardModelSection(Section):
     """Reasonings per forward pass, sorted by length."""
     max_length_tokens: int = Field(2048, ge=16)
     """Longer inputs lose the beginning of the reasoning, tokens."""
-    gpus: float = Field(0, ge=0)
+    gpus: float = Field(0, ge=0, le=1)
     threads: int = Field(1, ge=1)
 
 
@@ -146,18 +151,22 @@ class AlgoSection(Section):
     agree (float32)."""
 
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+"""Decay of one of Adam's running means."""
+
+
 class LearnerSection(Section):
     """DeepSpeed ZeRO-3."""
 
     num_ranks: int = Field(2, ge=1)
-    gpus_per_rank: float = Field(0, ge=0)
-    """0 runs on CPU over gloo; 1 on GPU over nccl."""
+    gpus_per_rank: Literal[0, 1] = 0
+    """0 runs on CPU over gloo; 1 on a GPU of its own over nccl."""
     threads_per_rank: int = Field(1, ge=1)
     learning_rate: float = Field(1e-6, gt=0)
     warmup_steps: int = Field(0, ge=0)
     """Optimizer steps of linear warm-up."""
     weight_decay: float = Field(0.0, ge=0)
-    adam_betas: tuple[float, float] = (0.9, 0.95)
+    adam_betas: tuple[Beta, Beta] = Field((0.9, 0.95), strict=False)  # YAML has lists, no tuples
     max_grad_norm: float = Field(1.0, gt=0)
     micro_batch_tokens: int = Field(16384, ge=64)
     """Padded tokens per forward-backward on one rank; bounds memory."""
@@ -188,14 +197,15 @@ class ClusterSection(Section):
     """Ray's dashboard, local only (costs memory)."""
     startup_timeout_s: float = Field(300, gt=0)
     """Until every role answers."""
-    stage_timeout_s: float = Field(600, gt=0)
-    """For any one wait within a step; on expiry the run stops and names the role."""
+    stage_timeout_s: float = Field(1800, gt=0)
+    """For any one wait within a step; on expiry the run stops and names the role. A group of slow programs with many
+    tests may keep the execution pool busy for long: limits.wall_s x tests x group_size / slots."""
 
 
 class StarterSection(Section):
     """What `starter` stands for; see `pgrpo_ray.starter`."""
 
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**31)
     sft_steps: int = Field(1000, ge=1)
     """Steps of the policy's supervised warm start."""
     reward_model_steps: int = Field(400, ge=1)
@@ -221,6 +231,15 @@ class RunConfig(Section):
     evaluation: EvaluationSection = EvaluationSection()
     cluster: ClusterSection = ClusterSection()
     starter: StarterSection = StarterSection()
+
+    @property
+    def gpus(self) -> float:
+        """GPUs of all roles together."""
+        return (
+            self.reward_model.gpus
+            + self.rollout.num_workers * self.rollout.gpus_per_worker
+            + self.learner.num_ranks * self.learner.gpus_per_rank
+        )
 
     @property
     def uses_starter(self) -> bool:
@@ -286,17 +305,19 @@ class RunConfig(Section):
 class Derived:
     """Numbers that follow from a config; printed by `pgrpo check`."""
 
+    prompts_per_step: int
     rollouts_per_step: int
     """prompts_per_step x group_size."""
     rollouts_total: int
     optimizer_steps: int
-    """steps x num_mini_batches: the last policy version."""
+    """steps x num_mini_batches: the last policy version, at most (a mini-batch without gradient takes no step)."""
     rollouts_per_mini_batch: int
     max_sequence_tokens: int
     """Longest prompt plus longest response; vLLM's max_model_len."""
     max_micro_batches_per_rank: int
     """Upper bound per mini-batch, were every rollout of full length."""
     max_tokens_per_step: int
+    heldout_problems: int
     heldout_rollouts: int
     """Per evaluation."""
 
@@ -310,6 +331,7 @@ def derive(config: RunConfig) -> Derived:
     rows_per_micro = max(1, learner.micro_batch_tokens // longest)
     per_rank = -(-per_mini // learner.num_ranks)
     return Derived(
+        prompts_per_step=rollout.prompts_per_step,
         rollouts_per_step=rollouts,
         rollouts_total=rollouts * config.run.steps,
         optimizer_steps=config.run.steps * config.algo.num_mini_batches,
@@ -317,8 +339,25 @@ def derive(config: RunConfig) -> Derived:
         max_sequence_tokens=longest,
         max_micro_batches_per_rank=-(-per_rank // rows_per_micro),
         max_tokens_per_step=rollouts * longest,
+        heldout_problems=config.data.heldout_problems,
         heldout_rollouts=config.data.heldout_problems * config.evaluation.samples_per_problem,
     )
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as people mean it: `1e-4` is a number (YAML 1.1 reads text), a key that stands twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = [key for index, key in enumerate(keys) if key in keys[:index]]
+        if twice:
+            raise yaml.constructor.ConstructorError(None, None, f"key {twice[0]!r} stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
 
 
 def load(file: str | Path, overrides: list[str] | None = None) -> RunConfig:
@@ -328,10 +367,10 @@ def load(file: str | Path, overrides: list[str] | None = None) -> RunConfig:
     """
     file = Path(file)
     try:
-        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
+        tree = yaml.load(file.read_text(encoding="utf-8"), _Loader)  # a SafeLoader
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read ({error.strerror}). Give the path of a YAML config.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{file}: is not valid YAML: {error}") from error
     tree = {} if tree is None else tree
     if not isinstance(tree, dict):
@@ -344,14 +383,14 @@ def load(file: str | Path, overrides: list[str] | None = None) -> RunConfig:
 
 
 def apply_override(tree: dict[str, Any], override: str) -> None:
-    """Set one `a.b=value` in `tree`; the value is YAML, plus floats such as `1e-4` that YAML 1.1 reads as text."""
+    """Set one `a.b=value` in `tree`; the value is YAML."""
     path, equals, text = override.partition("=")
     keys = path.strip().split(".")
     if not equals or not all(keys):
         raise ConfigError(f"--set {override!r}: write it as section.key=value, such as run.steps=10.")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        value = yaml.load(text, _Loader)
+    except (yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"--set {override!r}: the value is not valid YAML: {error}", path=path) from error
     node = tree
     for key in keys[:-1]:
@@ -366,11 +405,20 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
 def parse(tree: dict[str, Any], where: str = "config") -> RunConfig:
     """Validate a plain tree; turn pydantic's findings into one `ConfigError` that lists each with its fix."""
     try:
-        return RunConfig.model_validate(tree)
+        return _expand_home(RunConfig.model_validate(tree))
     except ValidationError as error:
         findings = [_explain(finding) for finding in error.errors()]
         first = ".".join(str(part) for part in error.errors()[0]["loc"])
         raise ConfigError(f"{where}: " + "\n".join(findings), path=first) from error
+
+
+def _expand_home(config: RunConfig) -> RunConfig:
+    """Expand a leading `~` in every path: after `=`, no shell does."""
+    sections = {}
+    for name, section in config:
+        paths = {key: str(Path(value).expanduser()) for key, value in section if str(value).startswith("~")}
+        sections[name] = section.model_copy(update=paths) if paths else section
+    return config.model_copy(update=sections)
 
 
 def _explain(finding: Any) -> str:

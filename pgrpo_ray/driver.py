@@ -18,6 +18,7 @@ Invariants:
 - Every wait has a deadline and names its role (`actors.waits`).
 """
 
+import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,7 +37,7 @@ from pgrpo_ray.config import RunConfig
 from pgrpo_ray.data import arrow
 from pgrpo_ray.data.problems import ProblemSampler
 from pgrpo_ray.data.scalars import Columns, to_columns
-from pgrpo_ray.errors import StageError
+from pgrpo_ray.errors import PgrpoError, StageError
 from pgrpo_ray.evaluation.passk import pass_at_k_interval
 from pgrpo_ray.learner.shares import share_of
 from pgrpo_ray.obs.display import HEADER, Display
@@ -44,6 +45,8 @@ from pgrpo_ray.obs.metrics import batch_metrics
 from pgrpo_ray.obs.run_log import RunLog
 from pgrpo_ray.types import Problem, PromptRequest, Verdict
 
+LAST_WRITE_TIMEOUT_S = 5.0
+"""For the recorder to finish the last file when a run fails or is interrupted."""
 TRAINING, EVALUATION = 0, 1
 """First word of every seed, so that training and evaluation never share samples."""
 
@@ -57,7 +60,7 @@ class Group:
     verdicts: Any
     """Reference of the VERDICT table."""
     thinking: Any
-    """Reference of the THINKING table; None where scores are not asked for."""
+    """Reference of the THINKING table, then the table; None where scores are not asked for."""
     scalars: Any
     """Reference of the scalar table, then the table."""
 
@@ -105,7 +108,15 @@ class Driver:
         self._writing: Any = None
 
     def run(self) -> RunResult:
-        """Evaluate, train, evaluate, save. Raises the first error of any role."""
+        """Evaluate, train, evaluate, save. Raises the first error of any role; what was being written is finished."""
+        try:
+            return self._run()
+        except (Exception, KeyboardInterrupt):
+            with contextlib.suppress(PgrpoError):  # the first error is the one to tell
+                self._finish_writing(LAST_WRITE_TIMEOUT_S)
+            raise
+
+    def _run(self) -> RunResult:
         steps = self._config.run.steps
         before = self._evaluate("before")
         self._display.phase("train", steps)
@@ -178,9 +189,7 @@ class Driver:
         while streams or pending:
             for ready in waits.wait_any([*streams, *pending], self._timeout_s, _owners(streams, pending)):
                 if ready in pending:
-                    group = pending.pop(ready)
-                    group.scalars = waits.get(group.scalars, self._timeout_s, "execution pool")
-                    done.append(group)
+                    done.append(self._collect(pending.pop(ready), group_size))
                     if not score:  # evaluation counts groups, training counts steps
                         self._display.advance()
                     continue
@@ -204,10 +213,26 @@ class Driver:
         thinking = self._fleet.reward.score.remote(rollouts, verdicts) if score else None
         return Group(rollouts, verdicts, thinking, scalars)
 
+    def _collect(self, group: Group, group_size: int) -> Group:
+        """Take a finished group's small tables; blame the first role that failed, not the last that noticed."""
+        try:
+            group.scalars = waits.get(group.scalars, self._timeout_s, "execution pool")
+        except PgrpoError:
+            waits.get(group.rollouts, self._timeout_s, "rollout worker")
+            raise
+        if group.thinking is not None:
+            group.thinking = waits.get(group.thinking, self._timeout_s, "reward server")
+        if group.scalars.num_rows != group_size:
+            raise StageError(
+                f"rollout worker: a group of {group.scalars.num_rows} rollouts came, {group_size} were asked for.",
+                stage="rollout worker",
+            )
+        return group
+
     def _reward(self, groups: list[Group]) -> tuple[Columns, np.ndarray]:
         """Return the batch's scalar columns, reward terms and advantages included, and each row's group."""
-        thinking = waits.get([group.thinking for group in groups], self._timeout_s, "reward server")
-        table = arrow.append_columns(pa.concat_tables([group.scalars for group in groups]), pa.concat_tables(thinking))
+        scalars, thinking = ([getattr(group, name) for group in groups] for name in ("scalars", "thinking"))
+        table = arrow.append_columns(pa.concat_tables(scalars), pa.concat_tables(thinking))
         columns = to_columns(table)
         group_index = np.repeat(np.arange(len(groups)), [group.scalars.num_rows for group in groups])
         failed = columns["execution_error"] != ""
@@ -253,23 +278,25 @@ class Driver:
         for rank, actor in enumerate(ranks):
             share = share_of(plan, rank, columns["advantage"], group_index)
             updates.append(actor.update.remote(share, *[groups[index].rollouts for index in share.groups]))
-        learned = waits.get(updates, self._timeout_s, "learner")[0]
+        reports = waits.get(updates, self._timeout_s, "learner")
+        self._check_trained(plan, columns, reports)
         started = time.monotonic()
         if plan.mini_batches:
             self._policy_version += len(plan.mini_batches)
             self._publish()
-        return {**learned, "sync_s": time.monotonic() - started}
+        return {**reports[0], "sync_s": time.monotonic() - started}
 
     def _publish(self) -> None:
         """Stream weights from rank 0 to every rollout worker; return when all serve the new version."""
         self._display.stage("publishing weights")
         version = self._policy_version
         streams = [rank.publish.options(num_returns="streaming").remote(version) for rank in self._fleet.learner]
-        published = list(streams[0])
-        for stream in streams[1:]:
-            for ref in stream:
+        published = list(waits.stream(streams[0], self._timeout_s, "learner"))
+        *chunks, last = published
+        manifest = waits.get(last, self._timeout_s, "learner")  # a few names; an error of the learner shows here
+        for silent in streams[1:]:  # these ranks only help to gather; their streams end empty, or with an error
+            for ref in waits.stream(silent, self._timeout_s, "learner"):
                 waits.get(ref, self._timeout_s, "learner")
-        *chunks, manifest = published
         served = waits.get(
             [worker.load_weights.remote(manifest, *chunks) for worker in self._fleet.rollout],
             self._timeout_s,
@@ -322,18 +349,33 @@ class Driver:
         tables = [table for stage in stages for table in stage]
         self._writing = self._fleet.recorder.write.remote(str(path), metadata, len(groups), *tables)
 
-    def _finish_writing(self) -> None:
-        if self._writing is not None:
-            waits.get(self._writing, self._timeout_s, "recorder")
-            self._writing = None
+    def _finish_writing(self, timeout_s: float | None = None) -> None:
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            waits.get(writing, timeout_s or self._timeout_s, "recorder")
 
     def _check_conservation(self, columns: Columns, plan: UpdatePlan) -> None:
         dropped = columns["dropped"] != ""
-        issued, flat = len(dropped), int((~dropped & (columns["advantage"] == 0)).sum())
+        issued = self._config.rollout.prompts_per_step * self._config.rollout.group_size
+        flat = int((~dropped & (columns["advantage"] == 0)).sum())
         if issued != plan.num_rows + flat + dropped.sum():
-            raise AssertionError(
-                f"rollouts were lost: issued {issued} != trained {plan.num_rows} + without gradient {flat} + "
-                f"dropped {dropped.sum()}"
+            raise StageError(
+                f"driver: rollouts were lost: issued {issued} != trained {plan.num_rows} + without gradient {flat} + "
+                f"dropped {dropped.sum()}",
+                stage="driver",
+            )
+
+    def _check_trained(self, plan: UpdatePlan, columns: Columns, reports: list[dict[str, float]]) -> None:
+        """What the ranks say they trained on must be what was planned, and each took every step."""
+        rows = np.concatenate([plan.rows_of(rank) for rank in range(len(reports))])
+        planned = int(columns["response_length"][rows].sum())
+        trained = int(sum(report.pop("rank_tokens") for report in reports))
+        steps = {int(report["optimizer_steps"]) for report in reports}
+        if trained != planned or steps != {len(plan.mini_batches)}:
+            raise StageError(
+                f"learner: trained on {trained} tokens in {sorted(steps)} steps, planned were {planned} in "
+                f"{len(plan.mini_batches)}.",
+                stage="learner",
             )
 
 

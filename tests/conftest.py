@@ -1,28 +1,30 @@
 """What several test folders share: where the real data lies, whether Docker answers, a starter of the smallest size."""
 
+import os
 from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).parents[1]
-SHARED = REPOSITORY.parent / "shared"
-"""Real data for tests, beside a checkout where it exists; never part of the project."""
+SHARED = Path(os.environ.get("PGRPO_TEST_DATA") or Path(__file__).parents[2] / "shared")
+"""Real data for tests: `datasets/` and `hostile.jsonl`, beside a checkout where they exist; no part of the project."""
 
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real data; skips with the reason where it is absent."""
-    if not SHARED.is_dir():
-        pytest.skip(f"real data is absent: {SHARED} does not exist")
+    if not (SHARED / "hostile.jsonl").is_file():
+        pytest.skip(f"real data is absent: no {SHARED / 'hostile.jsonl'}; PGRPO_TEST_DATA names another folder")
     return SHARED
 
 
 @pytest.fixture(scope="session")
 def docker_engine() -> None:
-    """Skip with the engine's own reason where no Docker answers."""
+    """Skip with the engine's own reason where no Docker answers; fail instead where PGRPO_REQUIRE_DOCKER=1 (CI)."""
     from pgrpo_ray.sandbox.docker_runner import engine_problem
 
     if reason := engine_problem():
+        if os.environ.get("PGRPO_REQUIRE_DOCKER") == "1":
+            pytest.fail(f"no Docker engine: {reason}")
         pytest.skip(f"no Docker engine: {reason}")
 
 

@@ -1,7 +1,8 @@
 """The five roles and the recorder, as plain classes. `spawn` turns each into a Ray actor; nothing here imports ray.
 
-A role joins parts that do not know each other, and imports them inside its constructor, so that heavy libraries load
-in the actor's process only. Tables come in as positional arguments: Ray resolves such references to zero-copy tables.
+A role joins parts that do not know each other. Its constructor only keeps arguments; `start` imports and loads, in the
+actor's process alone, because an exception there reaches the driver whole, while one in a constructor does not. Tables
+come in as positional arguments: Ray resolves such references to zero-copy tables.
 """
 
 import socket
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pgrpo_ray.config import RunConfig, derive
+from pgrpo_ray.errors import PgrpoError
 from pgrpo_ray.types import Problem, PromptRequest
 
 
@@ -17,22 +19,26 @@ class RolloutRole:
     """Samples groups. One process, one vLLM engine."""
 
     def __init__(self, config: RunConfig, model: str, index: int):
+        self._config = config
+        self._model = model
+        self._index = index
+
+    def start(self) -> None:
+        """Load the engine."""
         from transformers import AutoTokenizer
 
         from pgrpo_ray.rollout.vllm_engine import VllmEngine
         from pgrpo_ray.rollout.worker import RolloutWorker
 
+        config = self._config
         engine = VllmEngine(
-            model,
+            self._model,
             config.policy.dtype,
             config.rollout,
             max_model_tokens=derive(config).max_sequence_tokens,
-            seed=config.run.seed + index,
+            seed=config.run.seed + self._index,
         )
-        self._worker = RolloutWorker(engine, AutoTokenizer.from_pretrained(model))
-
-    def ready(self) -> None:
-        """Answer once the engine is up."""
+        self._worker = RolloutWorker(engine, AutoTokenizer.from_pretrained(self._model))
 
     def generate(self, requests: list[PromptRequest], group_size: int, temperature: float) -> Iterator[Any]:
         """Yield a ROLLOUT table per group, as groups finish."""
@@ -51,15 +57,18 @@ class ExecutionRole:
 
     def __init__(self, config: RunConfig, kind: str, problems: list[Problem]):
         """`kind`: `docker` or `process`, already resolved by the preflight."""
+        self._section = config.sandbox
+        self._kind = kind
+        self._problems = {problem.id: problem for problem in problems}
+        self._pool: Any = None
+
+    def start(self) -> None:
+        """Start every slot; each judges its canaries."""
         from pgrpo_ray.sandbox.pool import ExecutionPool
         from pgrpo_ray.sandbox.runners import runner_factory
 
-        section = config.sandbox
-        self._problems = {problem.id: problem for problem in problems}
-        self._pool = ExecutionPool(runner_factory(kind, section), slots=section.slots, retries=section.retries)
-
-    def ready(self) -> None:
-        """Answer once every slot has judged its canaries."""
+        section = self._section
+        self._pool = ExecutionPool(runner_factory(self._kind, section), slots=section.slots, retries=section.retries)
 
     def judge(self, rollouts: Any) -> tuple[Any, Any]:
         """Return (VERDICT table, scalar table for the driver) of a ROLLOUT table."""
@@ -76,8 +85,9 @@ class ExecutionRole:
         return verdicts, scalar_table(rollouts, verdicts)
 
     def close(self) -> None:
-        """Free every container."""
-        self._pool.close()
+        """Free every container. Runs beside the judges, not behind them."""
+        if self._pool is not None:
+            self._pool.close()
 
 
 class RewardRole:
@@ -85,24 +95,36 @@ class RewardRole:
 
     def __init__(self, config: RunConfig, model: str, statements: dict[str, str]):
         """`statements`: the prompt of each problem id, as the reward model reads it (no chat template)."""
+        self._section = config.reward_model.model_copy(update={"model": model})
+        self._statements = statements
+
+    def start(self) -> None:
+        """Load the model."""
         from pgrpo_ray.reward_model.scorer import RewardScorer
 
-        self._statements = statements
-        self._scorer = RewardScorer(config.reward_model.model_copy(update={"model": model}))
-
-    def ready(self) -> None:
-        """Answer once the model is loaded."""
+        self._scorer = RewardScorer(self._section)
 
     def score(self, rollouts: Any, verdicts: Any) -> Any:
-        """Return the THINKING table of a judged group."""
+        """Return the THINKING table of a judged group. A failure of the model is a column, not an exception."""
         from pgrpo_ray.data.scalars import thinking_table
         from pgrpo_ray.types import Verdict
 
         passed = [verdict == Verdict.PASSED for verdict in verdicts["verdict"].to_pylist()]
         ids, reasonings = rollouts["problem_id"].to_pylist(), rollouts["thinking"].to_pylist()
         rows = [row for row, ok in enumerate(passed) if ok]
-        scores = self._scorer.score([(self._statements[ids[row]], reasonings[row]) for row in rows])
+        items = [(self._statements[ids[row]], reasonings[row]) for row in rows]
+        try:
+            scores = self._attempt(items)
+        except (PgrpoError, RuntimeError) as error:  # no number for a score, or out of memory
+            return thinking_table(len(passed), {}, dict.fromkeys(rows, f"{type(error).__name__}: {error}"))
         return thinking_table(len(passed), dict(zip(rows, scores, strict=True)))
+
+    def _attempt(self, items: list[tuple[str, str]]) -> list[float]:
+        """Score, and once more after a failure that may pass."""
+        try:
+            return self._scorer.score(items)
+        except RuntimeError:
+            return self._scorer.score(items)
 
 
 class LearnerRole:
@@ -112,14 +134,11 @@ class LearnerRole:
         self._config = config
         self._model = model
 
-    def endpoint(self) -> tuple[str, int]:
-        """Return this node's address and a free port, for rank 0 to offer as the meeting place."""
+    def free_port(self) -> int:
+        """Return a free port of this node, for rank 0 to offer as the meeting place."""
         with socket.socket() as probe:
             probe.bind(("", 0))
-            host = (
-                "127.0.0.1" if self._config.cluster.address == "local" else socket.gethostbyname(socket.gethostname())
-            )
-            return host, probe.getsockname()[1]
+            return probe.getsockname()[1]
 
     def join(self, rank: int, host: str, port: int) -> None:
         """Load the policy partitioned over the ranks. Collective."""

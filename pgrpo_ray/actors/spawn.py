@@ -1,23 +1,27 @@
 """Starting and stopping Ray and the roles: resources, environments, rendezvous.
 
-Whoever spawns owns: `stop` frees containers first, then kills every actor, then Ray where this process started it.
-Roles start side by side; `spawn` returns when each has answered, or raises with the first cause.
+Whoever spawns owns: leaving `fleet` frees containers first, then kills every actor; leaving `ray_session` ends Ray
+where this process started it. Roles start side by side; the first failure ends the start with its cause.
 """
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import ray
 from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pgrpo_ray.actors import roles, waits
 from pgrpo_ray.config import RunConfig
 from pgrpo_ray.errors import EnvironmentFault
 from pgrpo_ray.types import Problem
 
+CONTROL = "control"
+"""Concurrency group of the execution pool's `close`, so that it does not queue behind judges."""
 CLOSE_TIMEOUT_S = 5.0
 """For the execution pool to remove its containers; a killed pool's containers end by themselves (stdin closes)."""
 
@@ -62,9 +66,22 @@ def ray_session(config: RunConfig) -> Iterator[None]:
             f"Ray at cluster.address={section.address!r} cannot be reached or started: {error}"
         ) from error
     try:
+        _check_resources(config)
         yield
     finally:
         ray.shutdown()
+
+
+def _check_resources(config: RunConfig) -> None:
+    """Raise `EnvironmentFault` when the cluster cannot hold all roles: they would stay pending for ever."""
+    there = ray.cluster_resources()
+    for name, wanted in (("CPU", _cpus_wanted(config)), ("GPU", config.gpus)):
+        if wanted > there.get(name, 0):
+            raise EnvironmentFault(
+                f"the run wants {wanted:g} {name}s, the Ray cluster at cluster.address={config.cluster.address!r} has "
+                f"{there.get(name, 0):g}. Add nodes, or lower rollout.num_workers, learner.num_ranks "
+                "and what each takes."
+            )
 
 
 @contextlib.contextmanager
@@ -80,9 +97,13 @@ def fleet(config: RunConfig, models: Models, sandbox_kind: str, problems: list[P
 
 def _spawn(actors: Fleet, config: RunConfig, models: Models, sandbox_kind: str, problems: list[Problem]) -> None:
     timeout_s = config.cluster.startup_timeout_s
-    actors.execution = _actor(
-        roles.ExecutionRole, cpus=1, threads=1, max_concurrency=2 * config.sandbox.slots + 2
-    ).remote(config, sandbox_kind, ray.put(problems))
+    # Programs run where the preflight found Docker, and the record is written where the run's folder is: here.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actors.execution = (
+        _actor(roles.ExecutionRole, cpus=1, threads=1, max_concurrency=2 * config.sandbox.slots + 2)
+        .options(concurrency_groups={CONTROL: 1}, scheduling_strategy=here)
+        .remote(config, sandbox_kind, ray.put(problems))
+    )
     actors.learner = [
         _actor(
             roles.LearnerRole,
@@ -108,18 +129,22 @@ def _spawn(actors: Fleet, config: RunConfig, models: Models, sandbox_kind: str, 
         gpus=config.reward_model.gpus,
         threads=config.reward_model.threads,
     ).remote(config, models.reward_model, {problem.id: problem.prompt for problem in problems})
-    actors.recorder = _actor(roles.RecorderRole, cpus=0, threads=1).remote()
+    actors.recorder = _actor(roles.RecorderRole, cpus=0, threads=1).options(scheduling_strategy=here).remote()
 
-    host, port = waits.get(actors.learner[0].endpoint.remote(), timeout_s, "learner")
-    joins = [actor.join.remote(rank, host, port) for rank, actor in enumerate(actors.learner)]
-    starting = {
-        "execution pool": [actors.execution.ready.remote()],
-        "rollout worker": [actor.ready.remote() for actor in actors.rollout],
-        "reward server": [actors.reward.ready.remote()],
-        "learner": joins,
-    }
-    for stage, refs in starting.items():
-        waits.get(refs, timeout_s, stage)
+    first = actors.learner[0]
+    host, port = waits.get([first.__ray_call__.remote(_node_address), first.free_port.remote()], timeout_s, "learner")
+    starting = {actor.join.remote(rank, host, port): "learner" for rank, actor in enumerate(actors.learner)}
+    starting |= {actor.start.remote(): "rollout worker" for actor in actors.rollout}
+    starting |= {actors.execution.start.remote(): "execution pool", actors.reward.start.remote(): "reward server"}
+    deadline = time.monotonic() + timeout_s
+    while starting:  # whoever fails first is heard first
+        left = max(0.1, deadline - time.monotonic())
+        for ref in waits.wait_any(list(starting), left, " and ".join(sorted(set(starting.values())))):
+            waits.get(ref, timeout_s, starting.pop(ref))
+
+
+def _node_address(_: Any) -> str:
+    return ray.util.get_node_ip_address()
 
 
 _VLLM_ENV = {
@@ -162,6 +187,7 @@ def _stop(actors: Fleet) -> None:
     """Free containers, then kill every actor; a role that is dead already is what we want."""
     if actors.execution is not None:
         with contextlib.suppress(RayError):
-            ray.get(actors.execution.close.remote(), timeout=CLOSE_TIMEOUT_S)
+            closed = actors.execution.close.options(concurrency_group=CONTROL).remote()
+            ray.get(closed, timeout=CLOSE_TIMEOUT_S)
     for actor in actors.all():
         ray.kill(actor)

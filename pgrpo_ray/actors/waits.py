@@ -1,6 +1,6 @@
 """Waiting for Ray with a deadline and an owner. Every remote result of the driver comes through here."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import ray
@@ -30,6 +30,16 @@ def wait_any(refs: Sequence[Any], timeout_s: float, stage: str) -> list[Any]:
             stage=stage,
         )
     return ready
+
+
+def stream(generator: Any, timeout_s: float, stage: str) -> Iterator[Any]:
+    """Yield the references of a streaming generator; each may take `timeout_s`."""
+    while True:
+        wait_any([generator], timeout_s, stage)
+        try:
+            yield next(generator)
+        except StopIteration:
+            return
 
 
 def explain(error: RayError, stage: str, timeout_s: float) -> PgrpoError:

@@ -68,7 +68,7 @@ STAGES: dict[str, tuple[Column, ...]] = {
             ("tests_passed", _COUNT, "cases passed, 0 when not run"),
             ("tests_total", _COUNT, "cases of the problem, 0 when not run"),
             ("duration_ms", _FLOAT, "wall time inside the sandbox, all cases together, milliseconds; 0 when not run"),
-            ("sandbox", _TEXT, "isolation that judged: `docker` or `process`", "not run"),
+            ("sandbox", _TEXT, "isolation that judged: `docker` or `process`", "not run, or no sandbox could be had"),
             ("detail", _TEXT, "short excerpt for people, escaped and cut; may be empty"),
             ("execution_error", _TEXT, "the machinery's failure after all retries", "the machinery worked"),
         ],
@@ -77,7 +77,7 @@ STAGES: dict[str, tuple[Column, ...]] = {
         "reward server",
         [
             ("thinking_reward", _FLOAT, "R^t in [0, 1]", "gate closed (R^o = 0), not asked; or `thinking_error`"),
-            ("thinking_error", _TEXT, "the reward server's failure after all retries", "the machinery worked"),
+            ("thinking_error", _TEXT, "the reward server's failure, after one retry", "the machinery worked"),
         ],
     ),
     "reward": _columns(
@@ -141,7 +141,7 @@ def verdict_table(judgements: Sequence[Judgement | None]) -> pa.Table:
             "tests_passed": [row.tests_passed for row in rows],
             "tests_total": [row.tests_total for row in rows],
             "duration_ms": [row.duration_ms for row in rows],
-            "sandbox": [None if row is nothing else row.sandbox for row in rows],
+            "sandbox": [row.sandbox or None for row in rows],
             "detail": [row.detail for row in rows],
             "execution_error": [row.error for row in rows],
         },

@@ -5,8 +5,8 @@ never unpickled; its opcodes are walked without being executed, and anything but
 compressed text is expanded up to `MAX_TESTS_BYTES` and no further. It does not protect against wrong tests.
 
 Kept from the benchmark's own evaluation: all public and private cases count; a functional input holds one JSON value
-per line, each an argument. Not kept: the long list of imports that the benchmark puts before every program; the
-statement asks for them instead.
+per line, each an argument; numbers in the output are equal when their values are ("0.50" and "0.5"). Not kept: the long
+list of imports that the benchmark puts before every program; the statement asks for them instead.
 """
 
 import base64
@@ -50,7 +50,11 @@ def livecodebench_problem(record: dict[str, Any]) -> Problem:
         style=TestStyle.CALL if functional else TestStyle.STDIN,
         cases=tuple(read_case(test, where) for where, test in tests),
         entry_point=_entry_point(record, starter) if functional else None,
-        metadata={"benchmark": "livecodebench", **{key: record[key] for key in _KEPT if key in record}},
+        metadata={
+            "benchmark": "livecodebench",
+            "float_tolerance": 0.0,
+            **{key: record[key] for key in _KEPT if key in record},
+        },
     )
 
 

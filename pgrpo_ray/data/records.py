@@ -10,6 +10,7 @@ import difflib
 import gzip
 import io
 import json
+import math
 import re
 import warnings
 import zlib
@@ -201,6 +202,8 @@ def _element(text: str, start: int) -> tuple[Any, int]:
         raise DataError(message) from error
     except RecursionError as error:
         raise DataError("the element nests too deeply for the JSON parser. Flatten it.") from error
+    except ValueError as error:  # CPython refuses integers of more than 4300 digits
+        raise DataError(f"the element cannot be read: {error}. Correct it.") from error
     _refuse_surrogates(value, text[start:end])
     return value, end
 
@@ -243,5 +246,13 @@ def _constant(name: str) -> Any:
     raise DataError(f"{name} is not JSON. Use a number, or a string that the program should print.")
 
 
+def _finite(text: str) -> float:
+    """Refuse numbers such as 1e999: they would become an infinity, which is not JSON."""
+    value = float(text)
+    if math.isinf(value):
+        raise DataError(f"{text} is too large for a number. Use a string that the program should print.")
+    return value
+
+
 _SPACE = re.compile(r"[ \t\r\n]*")
-_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant)
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant, parse_float=_finite)

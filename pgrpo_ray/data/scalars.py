@@ -30,13 +30,13 @@ def scalar_table(rollouts: pa.Table, verdicts: pa.Table) -> pa.Table:
     )
 
 
-def thinking_table(num_rows: int, scores: Mapping[int, float]) -> pa.Table:
-    """Return the THINKING table of a group; `scores` maps the rows whose gate is open to R^t."""
+def thinking_table(num_rows: int, scores: Mapping[int, float], errors: Mapping[int, str] | None = None) -> pa.Table:
+    """Return the THINKING table of a group; `scores` maps the rows whose gate is open to R^t, `errors` to a failure."""
     return build_table(
         THINKING_SCHEMA,
         {
             "thinking_reward": [scores.get(row) for row in range(num_rows)],
-            "thinking_error": [None] * num_rows,
+            "thinking_error": [(errors or {}).get(row) for row in range(num_rows)],
         },
     )
 

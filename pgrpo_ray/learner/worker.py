@@ -150,6 +150,7 @@ class LearnerWorker:
 
     def _report(self, stats: "_Stats", norms: list[float], rate: float, seconds: float) -> dict[str, float]:
         """Reduce over ranks. Means are over tokens of rows with gradient; mismatch over those of the first step."""
+        rank_tokens = stats.sums[0].item()
         sums, maxima = self.engine.reduce(stats.sums, stats.maxima)
         tokens, clipped, entropy, kl, loss, gap, gap_tokens = sums.tolist()
         return {
@@ -162,6 +163,7 @@ class LearnerWorker:
             "grad_norm": float(np.mean(norms)) if norms else 0.0,
             "learning_rate": rate,
             "trained_tokens": tokens,
+            "rank_tokens": rank_tokens,  # this rank's own, for the driver's books
             "optimizer_steps": float(len(norms)),
             "update_s": seconds,
         }

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 HEADER = "  step   pass  format  reward  think  no-grad  entropy  clip  mismatch  tokens/s  sample+judge+learn+sync"
@@ -62,6 +63,16 @@ class Display:
             f"    {m['clip_frac']:.3f}  {m['mismatch_max']:.1e}   {m['tokens_per_s']:7.0f}  "
             f"{m['step_s']:.1f} s = {seconds}"
         )
+
+
+def warn_weak_sandbox(console: Console, reason: str) -> None:
+    """Say that isolation is weak, where nobody can miss it."""
+    console.print(
+        "[bold red]Model code will run in the process sandbox of this machine, which is much weaker than Docker: "
+        f"{escape(reason)} Every verdict says `process`.[/bold red]",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _percent(value: float) -> str:

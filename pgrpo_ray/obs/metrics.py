@@ -13,7 +13,7 @@ Columns = Mapping[str, np.ndarray]
 def batch_metrics(columns: Columns, group_index: np.ndarray, learner_version: int) -> dict[str, float]:
     """Summarise a rewarded batch; `group_index` says which group each row belongs to.
 
-    Rows whose machinery failed (`dropped`) count in `dropped` and `issued` and in nothing else.
+    Rows whose machinery failed (`dropped`) count as `issued`, in lengths and staleness, and in no rate and no reward.
     """
     kept = columns["dropped"] == ""
     passed = kept & (columns["verdict"] == Verdict.PASSED)

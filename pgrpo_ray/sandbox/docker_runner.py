@@ -213,15 +213,3 @@ def import_image(tarball: Path, tag: str, prepare: list[str]) -> None:
                 api.remove_container(container, force=True)
             if staged is not None:
                 api.remove_image(staged)
-
-
-def remove_leftovers(label: str) -> int:
-    """Remove every container with `label` (`key` or `key=value`); return how many. Raises `SandboxError`."""
-    try:
-        api = _client()
-        found = api.containers(all=True, filters={"label": label})
-        for container in found:
-            _remove(container["Id"])
-        return len(found)
-    except (DockerException, OSError) as error:
-        raise SandboxError(f"cannot look for containers labelled {label!r}: {error}") from error

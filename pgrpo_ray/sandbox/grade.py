@@ -1,7 +1,8 @@
 """From a problem to a harness request, and from the harness's answer to a verdict. Pure functions, no I/O.
 
 Owns every rule about what counts as right. Expected outputs stay on this side: a request holds inputs only, and a
-judgement's `detail` never quotes what was expected. An answer comes from a place where an adversary ran, so nothing
+judgement's `detail` never quotes what was expected. (That they cannot be read from a file is the sandbox's part: the
+process sandbox as an ordinary user cannot prevent it.) An answer comes from a place where an adversary ran, so nothing
 in it is believed beyond what it says about itself: the number of cases must be the number asked, values are decoded
 into plain Python objects and compared here.
 """
@@ -65,16 +66,40 @@ def make_request(problem: Problem, program: str, request_id: str, *, together: b
     }
 
 
+def _apart(result: dict[str, Any], total: int) -> list[dict[str, Any]]:
+    """Split the one result of a `together` run into one a case.
+
+    A program that does not even load fails its first case, and the others need not run. Any other failure of the whole,
+    and a statement that has not the form of outcomes, stays too short to settle on.
+    """
+    if result["status"] in ("compile_error", "error") and "signal" not in result:
+        return [result] + [{"status": "skipped"}] * (total - 1)
+    if result["status"] != "ok":
+        return [result]
+    try:
+        outcomes = [(str(status), str(text)) for status, text in json.loads(result["value"])]
+    except (ValueError, TypeError, RecursionError):
+        return []
+    cases: list[dict[str, Any]] = [
+        {"status": "ok", "value": text} if status == "value" else {"status": status, "detail": text}
+        for status, text in outcomes
+    ]
+    if cases:
+        cases[0]["wall_ms"] = result["wall_ms"]  # of all of them
+    return cases
+
+
 def may_run_together(problem: Problem) -> bool:
     """True where one process for all cases can save forks."""
     return problem.style is TestStyle.CALL and len(problem.cases) > 1
 
 
 def settled(judgement: Judgement) -> bool:
-    """True when a `together` run gives the verdict that separate processes would give.
+    """True when a `together` run need not be repeated with a process for each case.
 
     All cases passed within the limits of one, or the first case failed, which met the program in its fresh state.
     A later failure may be owed to state that earlier cases left, and a limit to their sum: those are run again apart.
+    What passes only because of state that it keeps between calls passes here; it still gave every right value.
     (`tests_passed` of a settled failure counts cases that ran after it in the same process.)
     """
     fresh = judgement.verdict in (Verdict.WRONG_ANSWER, Verdict.RUNTIME_ERROR, Verdict.COMPILE_ERROR)
@@ -98,12 +123,15 @@ def deadline_s(problem: Problem, slack_s: float) -> float:
     return len(problem.cases) * (problem.limits.wall_s + 0.5) + slack_s
 
 
-def decide(problem: Problem, answer: dict[str, Any], sandbox: str) -> Judgement:
+def decide(problem: Problem, answer: dict[str, Any], sandbox: str, *, together: bool = False) -> Judgement:
     """Turn the harness's answer into a judgement. The first case that does not pass gives the verdict.
 
-    `tests_passed` counts passed cases among those that ran: after a limit the harness skips the rest.
+    `together`: as the request was. `tests_passed` counts passed cases among those that ran: after a limit the harness
+    skips the rest.
     """
     total, results = len(problem.cases), answer["cases"]
+    if together:
+        results = _apart(results[0], total)
     duration_ms = sum(result.get("wall_ms", 0.0) for result in results)
     if len(results) != total:
         detail = f"{len(results)} cases answered, {total} asked"
@@ -136,8 +164,11 @@ def _decide_case(problem: Problem, case: Any, result: dict[str, Any]) -> tuple[V
         value = decode(json.loads(result["value"]))
     except (ValueError, KeyError, TypeError, IndexError, RecursionError):
         return Verdict.TAMPERED, "the reported value is damaged"
-    if equal(value, case.expected):
-        return Verdict.PASSED, ""
+    try:
+        if equal(value, case.expected):
+            return Verdict.PASSED, ""
+    except (ValueError, RecursionError, OverflowError):  # such as a key of 5000 digits: whatever it is, it is not right
+        return Verdict.WRONG_ANSWER, "returned value cannot be compared"
     return Verdict.WRONG_ANSWER, f"returned value of type {type(value).__name__} differs"
 
 

@@ -11,8 +11,8 @@ wiped. After a case that ran into a limit the remaining ones are answered `skipp
 
 Request: {id, style, program, entry_point, setup, limits, cases, together}; a case is {stdin} or {args} or {source}.
 Answer: {id, cases: [{status, wall_ms, cpu_ms, detail, output | value}], dirty}; {id, fault} when the machinery failed.
-`together` (calls only) runs all cases in one process under the limits of one, which saves most of the forks; a run that
-does not come through whole answers with its one failure, and the host asks again without `together`.
+`together` (calls only) runs all cases in one process under the limits of one, which saves most of the forks. It answers
+with one result, whose value is the list of outcomes; where the host cannot settle on it, it asks again without.
 `dirty`: this place cannot be cleaned or has used up its uids; replace it.
 
 Who waits for whom: the warden alone waits (one poll over outputs, report, child's death, owner). A forked case waits
@@ -67,6 +67,8 @@ MAX_DEPTH = 200
 DETAIL_CHARS = 400
 BLAMES = (b"failed", b"error", b"exit", b"compile_error", b"memory_limit", b"output_limit")
 """What a case may say of itself without the nonce: it can only harm itself."""
+TOTAL_OUTPUT_CHARS = 8 << 20
+"""Of one program over all its cases (ours): JSON makes up to six bytes of each, still far below the host's bound."""
 OVER = ("time_limit", "memory_limit", "output_limit", "compile_error", "skipped")
 """After one of these the remaining cases are skipped."""
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 4, 36, 38
@@ -481,11 +483,12 @@ class Warden:
             write_all(self.answers, struct.pack(">I", len(payload)) + payload)
 
     def answer(self, request):
-        results, dirty = [], False
+        results, dirty, room = [], False, TOTAL_OUTPUT_CHARS
         self.uid += 1 if self.first_uid else 0
         if request["together"]:
+            # One result for all: the host takes it apart, because a forged statement must not reach our parser.
             result, clean = self.run(request, {"calls": [case["args"] for case in request["cases"]]})
-            return {"id": request["id"], "cases": apart(result, len(request["cases"])), "dirty": not clean}
+            return self.answered(request, [result], not clean)
         for case in request["cases"]:
             if results and results[-1]["status"] in OVER:
                 results.append(skipped())
@@ -495,6 +498,13 @@ class Warden:
             if not clean and len(results) < len(request["cases"]) and result["status"] not in OVER:
                 raise RuntimeError("the place could not be cleaned between two cases")
             dirty = dirty or not clean
+            room -= len(result.get("output", ""))
+            if room < 0:
+                result.pop("output", None)
+                result.update(status="output_limit", detail="all cases together printed too much")
+        return self.answered(request, results, dirty)
+
+    def answered(self, request, results, dirty):
         return {"id": request["id"], "cases": results, "dirty": dirty or self.uid - self.first_uid >= UIDS}
 
     def run(self, request, case):
@@ -644,29 +654,6 @@ class Warden:
 
 def skipped():
     return {"status": "skipped", "wall_ms": 0.0, "cpu_ms": 0.0, "detail": ""}
-
-
-def apart(result, count):
-    """Split what `run_calls` stated into one result a case.
-
-    A program that does not even load fails its first case, and the others need not run. Any other failure of the whole
-    stays one result, too few for the host to settle on; so does a statement that has not the form of outcomes.
-    """
-    if result["status"] in ("compile_error", "error") and "signal" not in result:
-        return [result] + [skipped() for _ in range(count - 1)]
-    if result["status"] != "ok":
-        return [result]
-    try:
-        outcomes = [(str(status), str(text)) for status, text in json.loads(result["value"])]
-    except (TypeError, ValueError):
-        return []
-    cases = []
-    for status, text in outcomes:
-        case = {"status": "ok", "value": text} if status == "value" else {"status": status, "detail": text}
-        cases.append({"wall_ms": 0.0, "cpu_ms": 0.0, **case})
-    if cases:  # the time of all stands with the first
-        cases[0].update(wall_ms=result["wall_ms"], cpu_ms=result["cpu_ms"])
-    return cases
 
 
 def ignore_gone(kill, target, number):

@@ -63,7 +63,7 @@ def ensure_image(tag: str = DEFAULT_TAG) -> None:
         print(f"sandbox image {tag}: trying {name}", flush=True)
         try:
             make(tag)
-        except (SandboxError, EnvironmentFault) as error:
+        except (SandboxError, EnvironmentFault, OSError) as error:
             reasons.append(f"{name}: {error}")
             print(f"  did not work: {error}", flush=True)
         else:
@@ -131,6 +131,8 @@ def _unpack(packages: list[Path], root: Path) -> Path:
     for deb in packages:
         with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(deb)], stdout=subprocess.PIPE) as content:
             _run(["tar", "-x", "--keep-directory-symlink", "--no-same-owner", "-C", str(root)], content.stdout)
+        if content.returncode:
+            raise EnvironmentFault(f"dpkg-deb cannot unpack {deb.name}: status {content.returncode}")
     for pattern in _TRIMMED:
         for path in root.glob(pattern):
             shutil.rmtree(path)

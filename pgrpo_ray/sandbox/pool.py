@@ -75,7 +75,7 @@ class ExecutionPool:
             futures.append(future)
             with self._lock:  # nothing may enter the queue after `close` has emptied it
                 if self._closed:
-                    future.set_result(_failed(item[0], "none", "the execution pool is closed"))
+                    future.set_result(_failed(item[0], "", "the execution pool is closed"))
                 else:
                     self._work.put((item, future))
         return [future.result() for future in futures]
@@ -88,7 +88,7 @@ class ExecutionPool:
             if not already:
                 with contextlib.suppress(queue.Empty):
                     while entry := self._work.get_nowait():
-                        entry[1].set_result(_failed(entry[0][0], "none", "the execution pool was closed"))
+                        entry[1].set_result(_failed(entry[0][0], "", "the execution pool was closed"))
                 for _ in self._threads:
                     self._work.put(None)
         closers = [threading.Thread(target=runner.close) for runner in runners if runner is not None]
@@ -106,10 +106,10 @@ class ExecutionPool:
                 future.set_result(self._attempts(slot, problem, program))
             except Exception as error:  # a defect of ours must answer too, or the caller waits for ever
                 with contextlib.suppress(CancelledError):
-                    future.set_result(_failed(problem, "none", f"defect in the pool: {error!r}"))
+                    future.set_result(_failed(problem, "", f"defect in the pool: {error!r}"))
 
     def _attempts(self, slot: int, problem: Problem, program: str) -> Judgement:
-        cause, kind = "", "none"
+        cause, kind = "", ""
         for attempt in range(self._retries + 1):
             if self._closed:
                 return _failed(problem, kind, f"the execution pool was closed; {cause}".rstrip("; "))
@@ -137,7 +137,7 @@ class ExecutionPool:
         answer = runner.run(request, deadline_s(problem, _SLACK_S))
         if answer["dirty"]:
             self._drop(slot)
-        return decide(problem, answer, runner.kind)
+        return decide(problem, answer, runner.kind, together=together)
 
     def _renew(self, slot: int) -> Runner:
         """Start and prove a runner for `slot`. Raises `SandboxError`."""
@@ -148,7 +148,7 @@ class ExecutionPool:
                 if self._closed:
                     raise SandboxError("the execution pool was closed")
                 self._runners[slot] = runner
-        except SandboxError:
+        except BaseException:
             runner.close()
             raise
         return runner

@@ -34,12 +34,16 @@ GROUP = 4
 class ScriptedRollout:
     """Finishes groups in reverse order. Response length tells the sample; the version is what was loaded last."""
 
-    def __init__(self, lose_a_group=False):
+    def __init__(self, mood="normal"):
         self.version = 0
-        self.lose_a_group = lose_a_group
+        self.mood = mood
 
     def generate(self, requests, group_size, temperature):
-        for request in list(reversed(requests))[1 if self.lose_a_group else 0 :]:
+        for request in list(reversed(requests))[1 if self.mood == "loses a group" else 0 :]:
+            if self.mood == "fails":
+                raise ZeroDivisionError("no engine")
+            if self.mood == "loses a rollout":
+                group_size = GROUP - 1
             sizes = range(1, group_size + 1)
             yield arrow.build_table(
                 arrow.ROLLOUT_SCHEMA,
@@ -92,19 +96,22 @@ class ScriptedReward:
 
 
 class ScriptedLearner:
-    def __init__(self, rank):
+    def __init__(self, rank, mood="normal"):
         self.rank = rank
+        self.mood = mood
         self.rows = []
 
     def update(self, share, *tables):
-        table = pa.concat_tables(tables)
+        table, tokens = pa.concat_tables(tables), 0
         for step in share.steps:
             for rows, advantages in zip(step.micro_batches, step.advantages, strict=True):
                 for row, advantage in zip(rows.tolist(), advantages.tolist(), strict=True):
                     problem, sample = table["problem_id"][row].as_py(), table["sample_index"][row].as_py()
                     self.rows.append((problem, sample, advantage))
+                    tokens += len(table["response_ids"][row])
         keys = ("loss", "entropy", "clip_frac", "mismatch_max", "update_s")
-        return dict.fromkeys(keys, 0.0)
+        lost = 1 if self.mood == "loses a token" else 0
+        return dict.fromkeys(keys, 0.0) | {"rank_tokens": tokens - lost, "optimizer_steps": len(share.steps)}
 
     def trained(self):
         return self.rows
@@ -112,6 +119,8 @@ class ScriptedLearner:
     def publish(self, version):
         if self.rank == 0:
             yield np.array([version])
+            if self.mood == "cannot publish":
+                raise MemoryError("object store is full")
             yield np.array([version + 1])
             yield version
 
@@ -127,7 +136,7 @@ def remote(cls, *args):
 def make_driver(tmp_path):
     opened = []
 
-    def make(execution="normal", heldout=0, **rollout):
+    def make(execution="normal", heldout=0, rollout="normal", learner="normal"):
         config = parse(
             {
                 "run": {"dir": str(tmp_path), "name": "scripted", "steps": 2},
@@ -143,8 +152,8 @@ def make_driver(tmp_path):
             execution=remote(ScriptedExecution, execution),
             reward=remote(ScriptedReward),
             recorder=remote(RecorderRole),
-            rollout=[remote(ScriptedRollout, rollout.get("lose_a_group", False)) for _ in range(2)],
-            learner=[remote(ScriptedLearner, rank) for rank in range(2)],
+            rollout=[remote(ScriptedRollout, rollout) for _ in range(2)],
+            learner=[remote(ScriptedLearner, rank, learner) for rank in range(2)],
         )
         log = RunLog(config)
         opened.append((log, fleet))
@@ -213,7 +222,17 @@ def test_a_dead_pool_stops_the_run_and_is_named(make_driver):
         driver.run()
 
 
-def test_a_lost_group_is_noticed(make_driver):
-    driver, _, _ = make_driver(lose_a_group=True)
-    with pytest.raises(StageError, match="3 groups asked for, 1 came"):
+@pytest.mark.parametrize(
+    ("moods", "words"),
+    [
+        ({"rollout": "loses a group"}, "3 groups asked for, 1 came"),
+        ({"rollout": "loses a rollout"}, "a group of 3 rollouts came, 4 were asked for"),
+        ({"rollout": "fails"}, "rollout worker: ZeroDivisionError: no engine"),
+        ({"learner": "loses a token"}, "learner: trained on .* tokens"),
+        ({"learner": "cannot publish"}, "learner: MemoryError: object store is full"),
+    ],
+)
+def test_what_a_role_loses_or_breaks_is_noticed_and_named(make_driver, moods, words):
+    driver, _, _ = make_driver(**moods)
+    with pytest.raises(StageError, match=words):
         driver.run()

@@ -31,6 +31,12 @@ class Role:
     def answer(self):
         return 42
 
+    def count(self, stall):
+        yield 1
+        yield 2
+        if stall:
+            time.sleep(60)
+
 
 @pytest.fixture
 def role():
@@ -68,3 +74,12 @@ def test_a_wait_for_a_value_ends(role):
 def test_a_wait_for_any_ends(role):
     with pytest.raises(StageError, match="rollout worker: nothing finished within 1 s"):
         waits.wait_any([role.sleep.remote()], 1, "rollout worker")
+
+
+def test_a_stream_comes_through_and_a_stalled_one_ends(role):
+    stream = waits.stream(role.count.options(num_returns="streaming").remote(False), 30, "learner")
+    assert [waits.get(ref, 30, "learner") for ref in stream] == [1, 2]
+    stalled = waits.stream(role.count.options(num_returns="streaming").remote(True), 2, "learner")
+    assert [waits.get(next(stalled), 30, "learner") for _ in range(2)] == [1, 2]
+    with pytest.raises(StageError, match="learner: nothing finished within 2 s"):
+        next(stalled)

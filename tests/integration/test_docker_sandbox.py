@@ -10,7 +10,7 @@ import docker
 import pytest
 
 from pgrpo_ray.errors import SandboxError
-from pgrpo_ray.sandbox.docker_runner import DockerRunner, engine_problem, remove_leftovers
+from pgrpo_ray.sandbox.docker_runner import DockerRunner, engine_problem
 from pgrpo_ray.sandbox.image import DEFAULT_TAG, ensure_image
 from pgrpo_ray.sandbox.pool import ExecutionPool
 from pgrpo_ray.types import CallCase, Limits, Problem, StdinCase, TestStyle, Verdict
@@ -168,7 +168,7 @@ def test_a_container_killed_from_outside_is_an_error_then_a_retry():
         assert pool.judge(ADD, DEF).passed
     finally:
         pool.close()
-    assert remove_leftovers(label) == 0
+    wait_until(lambda: containers(label) == [])
 
 
 def test_an_image_without_python_is_an_error_not_a_verdict():

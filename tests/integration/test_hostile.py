@@ -4,22 +4,15 @@ The collection lies beside the repository, not in it; without it this test is sk
 """
 
 import json
-from pathlib import Path
 
 import pytest
 
-from pgrpo_ray.sandbox.docker_runner import DockerRunner, engine_problem
+from pgrpo_ray.sandbox.docker_runner import DockerRunner
 from pgrpo_ray.sandbox.image import DEFAULT_TAG, ensure_image
 from pgrpo_ray.sandbox.pool import ExecutionPool
 from pgrpo_ray.types import AssertCase, CallCase, Limits, Problem, StdinCase, TestStyle
 
-COLLECTION = Path(__file__).parents[3] / "shared" / "hostile.jsonl"
-NO_ENGINE = engine_problem()
-pytestmark = [
-    pytest.mark.docker,
-    pytest.mark.skipif(NO_ENGINE is not None, reason=str(NO_ENGINE)),
-    pytest.mark.skipif(not COLLECTION.exists(), reason=f"no collection at {COLLECTION}"),
-]
+pytestmark = [pytest.mark.docker, pytest.mark.usefixtures("docker_engine")]
 KNOWN_GAPS = {
     "assert_always_equal": "the test's == meets the program's object in one process",
     "assert_int_subclass": "the test's == meets the program's object in one process",
@@ -38,9 +31,9 @@ def problem_of(row):
     return Problem(row["name"], "", style, tuple(map(make, row["tests"])), entry_point=row.get("entry"), limits=limits)
 
 
-def test_hostile_collection():
+def test_hostile_collection(shared_data):
     ensure_image()
-    rows = [json.loads(line) for line in COLLECTION.read_text().splitlines()]
+    rows = [json.loads(line) for line in (shared_data / "hostile.jsonl").read_text().splitlines()]
     pool = ExecutionPool(lambda: DockerRunner(DEFAULT_TAG, memory_mib=512), slots=2, retries=1)
     try:
         judgements = pool.judge_many([(problem_of(row), row["program"]) for row in rows])

@@ -36,6 +36,7 @@ def test_help_teaches_every_command():
         ("run.steps=ten", 2, "run.steps"),
         ("rollout.group_size=1", 2, "gives no gradient"),
         ("policy.model=/nowhere/model", 2, "no model folder"),
+        ("policy.model=cluster", 2, "no model folder"),
         ("policy.model=nobody/no-such-model", 2, "cannot be loaded as a causal model"),
         ("data.problems=/nowhere/problems.jsonl", 2, "/nowhere/problems.jsonl"),
         ("run.dir=/proc/nowhere", 1, "--set run.dir=FOLDER"),
@@ -117,6 +118,20 @@ def test_grade_judges_and_keeps_the_order(tmp_path):
     assert [line["tests_passed"] for line in lines] == [2, 1, 0]
     assert all(line["tests_total"] == 2 and line["sandbox"] == "process" for line in lines)
     assert all(line["duration_ms"] >= 0 for line in lines)
+
+
+@pytest.mark.parametrize("out", ["folder", "/dev/null", "/proc/nowhere/out.jsonl"])
+def test_grade_refuses_an_output_it_cannot_write_before_it_judges(tmp_path, out):
+    (tmp_path / "folder").mkdir()
+    problems, programs = tmp_path / "problems.jsonl", tmp_path / "programs.jsonl"
+    case = {"input": "", "output": "1"}
+    problems.write_text(json.dumps({"id": "a", "prompt": "p", "tests": {"style": "stdin", "cases": [case]}}) + "\n")
+    programs.write_text(json.dumps({"problem_id": "a", "program": "import time; time.sleep(5)"}) + "\n")
+    target = tmp_path / out
+    done = pgrpo("grade", "--problems", problems, "--programs", programs, "--out", target, "--backend", "process")
+    assert done.returncode == 1
+    assert f"--out {target}" in done.stderr
+    assert "process sandbox" not in done.stderr  # it did not come as far as a sandbox
 
 
 def test_grade_refuses_unknown_problems_and_formats(tmp_path):

@@ -32,6 +32,10 @@ def test_the_local_config_loads_and_derives():
         ({"rollout": 3}, "rollout", "received 3"),
         ({"learner": {"learning_rate": float("inf")}}, "learner.learning_rate", "finite"),
         ({"run": {"name": "../elsewhere"}}, "run.name", "pattern"),
+        ({"run": {"steps": True}}, "run.steps", "received True"),
+        ({"run": {"steps": "10"}}, "run.steps", "received '10'"),
+        ({"run": {"seed": 2**40}}, "run.seed", "less than"),
+        ({"learner": {"adam_betas": [2, -1]}}, "learner.adam_betas.0", "less than 1"),
     ],
 )
 def test_wrong_trees_are_refused_with_path_and_help(tree, path, words):
@@ -77,11 +81,11 @@ def test_overrides_read_numbers_lists_and_nothing():
     ):
         apply_override(tree, override)
     assert tree == {
-        "learner": {"learning_rate": "1e-4", "adam_betas": [0.8, 0.9]},
+        "learner": {"learning_rate": 1e-4, "adam_betas": [0.8, 0.9]},
         "data": {"heldout": None},
         "run": {"name": "a=b"},
     }
-    assert parse({"learner": tree["learner"]}).learner.learning_rate == 1e-4
+    assert parse({"learner": tree["learner"]}).learner.adam_betas == (0.8, 0.9)
 
 
 @pytest.mark.parametrize("override", ["steps", "=3", "run..steps=3", "run.steps.more=3", "run.steps={"])
@@ -90,13 +94,28 @@ def test_malformed_overrides_are_refused(override):
         apply_override({"run": {"steps": 1}}, override)
 
 
-@pytest.mark.parametrize(("text", "words"), [("a: [", "not valid YAML"), ("- 1", "mapping"), (None, "cannot be read")])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a: [", "not valid YAML"),
+        ("- 1", "mapping"),
+        (None, "cannot be read"),
+        ("run: {steps: 1}\nrun: {steps: 2}", "stands twice"),
+        ("[" * 5000, "not valid YAML"),
+    ],
+)
 def test_unreadable_files_are_refused(tmp_path, text, words):
     file = tmp_path / "run.yaml"
     if text is not None:
         file.write_text(text)
     with pytest.raises(ConfigError, match=words):
         load(file)
+
+
+def test_a_tilde_means_home(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ada")
+    config = parse({"policy": {"model": "~/model"}, "run": {"dir": "~/runs"}})
+    assert (config.policy.model, config.run.dir) == ("/home/ada/model", "/home/ada/runs")
 
 
 def test_a_loaded_config_cannot_be_changed():

@@ -16,8 +16,6 @@ from pgrpo_ray.data.loaders import FORMATS, load_problems, load_programs
 from pgrpo_ray.errors import DataError
 from pgrpo_ray.types import AssertCase, CallCase, Limits, StdinCase, TestStyle
 
-DATASETS = Path(__file__).resolve().parents[3] / "shared" / "datasets"
-
 STDIN = {
     "id": "double",
     "prompt": "Print twice the number.",
@@ -328,6 +326,15 @@ def test_programs_to_grade_keep_their_record_and_are_checked_against_the_problem
         assert caught.value.line == 1
 
 
+@pytest.mark.parametrize("number", ["1e999", "-1e400", "1" * 5000])
+@pytest.mark.parametrize("shape", ["[{}]", "{}"])
+def test_numbers_that_json_or_python_cannot_hold_are_refused(write, number, shape):
+    record = '{"problem_id": "a", "program": "x", "extra": ' + number + "}"
+    with pytest.raises(DataError) as caught:
+        load_programs(write(raw=shape.format(record) + "\n"), ["a"])
+    assert caught.value.line == 1
+
+
 @pytest.mark.parametrize("spelled", [11, "11", "Mbpp/11"])
 def test_every_usual_spelling_of_an_mbpp_id_is_understood(write, spelled):
     path = write({"problem_id": spelled, "program": "x"})
@@ -337,10 +344,7 @@ def test_every_usual_spelling_of_an_mbpp_id_is_understood(write, spelled):
 @pytest.mark.parametrize(
     ("name", "format", "count"), [("HumanEval.jsonl.gz", "humaneval", 164), ("mbpp_1_510.jsonl", "mbpp", 510)]
 )
-def test_the_published_files_load_whole(name, format, count):
-    path = DATASETS / name
-    if not path.exists():
-        pytest.skip(f"{path} is not on this machine")
-    problems = load_problems(path, format)
+def test_the_published_files_load_whole(shared_data, name, format, count):
+    problems = load_problems(shared_data / "datasets" / name, format)
     assert len(problems) == count
     assert all(problem.cases for problem in problems)

@@ -5,6 +5,7 @@ import os
 import subprocess
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pgrpo_ray.config import parse
 from pgrpo_ray.data import arrow
@@ -21,7 +22,10 @@ def test_every_step_is_on_disk_at_once_and_unknown_numbers_are_null(tmp_path):
     log.step(1, {"pass_rate": 0.5, "thinking_passers": float("nan")})
     line = json.loads((log.folder / "metrics.jsonl").read_text())
     assert line == {"step": 1, "pass_rate": 0.5, "thinking_passers": None}
-    assert list((log.folder / "tensorboard").iterdir())
+    events = EventAccumulator(str(log.folder / "tensorboard")).Reload()
+    assert events.Tags()["tensors"] == ["pass_rate"]  # an unknown number is left out of a curve
+    (event,) = events.Tensors("pass_rate")
+    assert (event.step, event.tensor_proto.float_val[0]) == (1, 0.5)
     log.close()
 
 
