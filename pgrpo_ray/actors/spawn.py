@@ -99,11 +99,14 @@ def _spawn(actors: Fleet, config: RunConfig, models: Models, sandbox_kind: str, 
     timeout_s = config.cluster.startup_timeout_s
     # Programs run where the preflight found Docker, and the record is written where the run's folder is: here.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    actors.execution = (
-        _actor(roles.ExecutionRole, cpus=1, threads=1, max_concurrency=2 * config.sandbox.slots + 2)
-        .options(concurrency_groups={CONTROL: 1}, scheduling_strategy=here)
-        .remote(config, sandbox_kind, ray.put(problems))
-    )
+    actors.execution = _actor(
+        roles.ExecutionRole,
+        cpus=1,
+        threads=1,
+        max_concurrency=2 * config.sandbox.slots + 2,
+        concurrency_groups={CONTROL: 1},
+        scheduling_strategy=here,
+    ).remote(config, sandbox_kind, ray.put(problems))
     actors.learner = [
         _actor(
             roles.LearnerRole,
@@ -129,7 +132,7 @@ def _spawn(actors: Fleet, config: RunConfig, models: Models, sandbox_kind: str, 
         gpus=config.reward_model.gpus,
         threads=config.reward_model.threads,
     ).remote(config, models.reward_model, {problem.id: problem.prompt for problem in problems})
-    actors.recorder = _actor(roles.RecorderRole, cpus=0, threads=1).options(scheduling_strategy=here).remote()
+    actors.recorder = _actor(roles.RecorderRole, cpus=0, threads=1, scheduling_strategy=here).remote()
 
     first = actors.learner[0]
     host, port = waits.get([first.__ray_call__.remote(_node_address), first.free_port.remote()], timeout_s, "learner")
@@ -156,22 +159,11 @@ _VLLM_CPU_ENV = {"TORCHDYNAMO_DISABLE": "1"}  # else one tiny function is compil
 
 
 def _actor(
-    role: type,
-    *,
-    cpus: float,
-    threads: int,
-    gpus: float = 0,
-    max_concurrency: int = 1,
-    env: dict[str, str] | None = None,
+    role: type, *, cpus: float, threads: int, gpus: float = 0, env: dict[str, str] | None = None, **options: Any
 ) -> Any:
-    """An actor class with its resources. `threads` is set before any library reads it."""
+    """An actor class with its resources; `options` are Ray's own. `threads` is set before any library reads it."""
     variables = {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false", **(env or {})}
-    return ray.remote(role).options(
-        num_cpus=cpus,
-        num_gpus=gpus,
-        max_concurrency=max_concurrency,
-        runtime_env={"env_vars": variables},
-    )
+    return ray.remote(num_cpus=cpus, num_gpus=gpus, runtime_env={"env_vars": variables}, **options)(role)
 
 
 def _cpus_wanted(config: RunConfig) -> int:

@@ -8,7 +8,7 @@ Invariants:
 - `rollout_logprobs` are of the processed distribution (after temperature); top-p and top-k stay off, because a
   truncated distribution would bias the learner's ratio.
 
-The environment in `ENGINE_ENV` must be set before this module is imported; `actors.spawn` sets it for the process.
+The environment that `actors.spawn` gives the process must be set before this module is imported.
 """
 
 from collections.abc import Iterable, Iterator, Sequence

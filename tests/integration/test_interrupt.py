@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.deepspeed, pytest.m
 
 LOCAL = Path(__file__).parents[2] / "cluster" / "local.yaml"
 STOP_BOUND_S = 20
-"""Issue: within seconds. Seen: 3 to 6 on two idle cores; a busy CI machine gets three times that."""
+"""Ours: seconds, with room for a busy machine. Seen on two idle cores: 3 to 6."""
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -50,7 +50,10 @@ def test_an_interrupted_run_ends_clean(number, docker_engine, tiny_section, star
         family = descendants(run.pid)
         assert len(family) > 8  # Ray, six roles
         started = time.monotonic()
-        os.killpg(run.pid, number)  # a terminal's Ctrl-C reaches the whole group
+        if number == signal.SIGINT:
+            os.killpg(run.pid, number)  # a terminal's Ctrl-C reaches the whole group
+        else:
+            os.kill(run.pid, number)  # `kill PID` and `docker stop` reach the process
         status = run.wait(STOP_BOUND_S)
         seconds = time.monotonic() - started
     finally:
