@@ -202,7 +202,9 @@ class Driver:
                 group = self._chain(rollouts, score)
                 pending[group.thinking if score else group.scalars] = group
         if len(done) != len(requests):
-            raise StageError(f"rollout worker: {len(requests)} groups asked for, {len(done)} came.", stage="rollout")
+            raise StageError(
+                f"rollout worker: {len(requests)} groups asked for, {len(done)} came.", stage="rollout worker"
+            )
         position = {request.problem_id: index for index, request in enumerate(requests)}
         done.sort(key=lambda group: position[group.scalars["problem_id"][0].as_py()])
         return done, sampled
@@ -240,7 +242,7 @@ class Driver:
             raise StageError(
                 f"execution pool: all {len(failed)} rollouts of the batch were lost to failing machinery; the first: "
                 f"{columns['execution_error'][0]}",
-                stage="execution",
+                stage="execution pool",
             )
         terms = compose(
             format_ok=columns["format_ok"],
@@ -322,7 +324,7 @@ class Driver:
         if lost := int((shape[1] - judged).sum()):
             self._display.note(f"[red]{lost} held-out rollouts could not be judged and are left out[/red]")
         if not known.any():
-            raise StageError("execution pool: no held-out rollout could be judged.", stage="execution")
+            raise StageError("execution pool: no held-out rollout could be judged.", stage="execution pool")
         estimate = Estimate(*pass_at_k_interval(correct[known], judged[known], 1, 0.95, self._config.run.seed))
         self._display.note(
             f"held-out pass@1 {name}: [bold]{100 * estimate.value:.1f} %[/bold] "
