@@ -7,13 +7,14 @@ capabilities, which only the warden holds; no-new-privileges; the engine's defau
 (memory without swap, one CPU, 64 processes, 32 MiB and 1024 files of scratch), other programs (see `harness`).
 Not against: a hole in the kernel. Pass `runtime="runsc"` (gVisor) where that matters.
 
-Nothing is left behind: the container's stdin is tied to our connection (StdinOnce). When the owner dies in whatever
-way, the warden reads end of file and ends, and the engine removes the container (auto_remove).
+Nothing that runs is left behind: the container's stdin is tied to our connection (StdinOnce). When the owner dies in
+whatever way, the warden reads end of file and ends, and the engine removes the container (auto_remove).
 """
 
 import contextlib
 import functools
 import shutil
+import socket
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -164,6 +165,25 @@ def _chain(error: BaseException | None) -> Iterable[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
+
+
+def remove_abandoned(label: str) -> int:
+    """Remove containers with `label` that were made but never started by an owner that is gone; return how many.
+
+    An owner killed in that moment leaves one: with no process inside, nothing ends and removes it. The label's value is
+    `host:pid` of the owner; containers of other hosts are left alone. Raises `SandboxError`.
+    """
+    removed = 0
+    try:
+        api = _client()
+        for container in api.containers(all=True, filters={"label": label, "status": "created"}):
+            host, _, pid = container["Labels"][label].rpartition(":")
+            if host == socket.gethostname() and not Path("/proc", pid).exists():
+                api.remove_container(container["Id"], force=True)
+                removed += 1
+    except (DockerException, OSError) as error:
+        raise SandboxError(f"cannot look for abandoned containers: {error}") from error
+    return removed
 
 
 def image_exists(tag: str) -> bool:

@@ -1,17 +1,18 @@
 """From the config to a maker of runners: which isolation, which image, which labels."""
 
 import os
+import socket
 from collections.abc import Callable
 
 from pgrpo_ray.config import SandboxSection
 from pgrpo_ray.errors import EnvironmentFault
 from pgrpo_ray.protocols import Runner
-from pgrpo_ray.sandbox.docker_runner import DockerRunner, image_exists
+from pgrpo_ray.sandbox.docker_runner import DockerRunner, image_exists, remove_abandoned
 from pgrpo_ray.sandbox.image import DEFAULT_TAG
 from pgrpo_ray.sandbox.process_runner import ProcessRunner
 
 LABEL = "pgrpo-ray.owner"
-"""Every container carries this label with the process id of the pool that owns it."""
+"""Every container carries this label with `host:pid` of the pool that owns it."""
 
 
 def runner_factory(kind: str, section: SandboxSection) -> Callable[[], Runner]:
@@ -19,9 +20,9 @@ def runner_factory(kind: str, section: SandboxSection) -> Callable[[], Runner]:
     if kind == "process":
         return ProcessRunner
     image = resolve_image(section.image)
-    return lambda: DockerRunner(
-        image, memory_mib=section.memory_mib, runtime=section.runtime, labels={LABEL: str(os.getpid())}
-    )
+    remove_abandoned(LABEL)
+    labels = {LABEL: f"{socket.gethostname()}:{os.getpid()}"}
+    return lambda: DockerRunner(image, memory_mib=section.memory_mib, runtime=section.runtime, labels=labels)
 
 
 def resolve_image(configured: str | None) -> str:

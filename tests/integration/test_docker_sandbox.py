@@ -1,6 +1,7 @@
 """The Docker sandbox on a real engine: isolation, limits, and what happens when the machinery is hit."""
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -10,13 +11,12 @@ import docker
 import pytest
 
 from pgrpo_ray.errors import SandboxError
-from pgrpo_ray.sandbox.docker_runner import DockerRunner, engine_problem
+from pgrpo_ray.sandbox.docker_runner import DockerRunner, remove_abandoned
 from pgrpo_ray.sandbox.image import DEFAULT_TAG, ensure_image
 from pgrpo_ray.sandbox.pool import ExecutionPool
 from pgrpo_ray.types import CallCase, Limits, Problem, StdinCase, TestStyle, Verdict
 
-NO_ENGINE = engine_problem()
-pytestmark = [pytest.mark.docker, pytest.mark.skipif(NO_ENGINE is not None, reason=str(NO_ENGINE))]
+pytestmark = [pytest.mark.docker, pytest.mark.usefixtures("docker_engine")]
 LABEL = "pgrpo-ray.test"
 OWN_LABEL = f"{LABEL}={os.getpid()}"
 LIMITS = Limits(cpu_s=1.0, wall_s=3.0, memory_mib=128, output_kib=64)
@@ -169,6 +169,24 @@ def test_a_container_killed_from_outside_is_an_error_then_a_retry():
     finally:
         pool.close()
     wait_until(lambda: containers(label) == [])
+
+
+def test_a_container_that_never_started_is_removed_once_its_owner_is_gone():
+    ensure_image()
+    label = f"{LABEL}.made{os.getpid()}"
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    make = docker.from_env().containers.create
+    owners = {name: f"{socket.gethostname()}:{pid}" for name, pid in (("dead", dead.pid), ("alive", os.getpid()))}
+    made = {name: make(DEFAULT_TAG, ["true"], labels={label: owner}) for name, owner in owners.items()}
+    made["elsewhere"] = make(DEFAULT_TAG, ["true"], labels={label: f"another-host:{dead.pid}"})
+    try:
+        assert remove_abandoned(label) == 1
+        left = {container.id for container in docker.from_env().containers.list(all=True, filters={"label": label})}
+        assert left == {made["alive"].id, made["elsewhere"].id}
+    finally:
+        for container in docker.from_env().containers.list(all=True, filters={"label": label}):
+            container.remove(force=True)
 
 
 def test_an_image_without_python_is_an_error_not_a_verdict():
