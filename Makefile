@@ -10,8 +10,8 @@ INSTALLED := $(VENV)/.installed-$(ACCELERATOR)
 .PHONY: help setup demo test check sandbox lock clean
 
 help:
-	@echo "make demo    train on this machine: about 8 minutes on two cores"
-	@echo "make test    lint and all tests: about 8 minutes"
+	@echo "make demo    train on this machine: about 7 minutes on two cores"
+	@echo "make test    lint and all tests: about 5 minutes"
 	@echo "make setup   only install: .venv, Docker where possible, the sandbox image"
 	@echo "make check   validate cluster/local.yaml and print derived numbers"
 	@echo "make lock    resolve requirements/*.lock again from pyproject.toml"

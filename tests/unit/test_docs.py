@@ -1,0 +1,44 @@
+"""What the documentation promises about files and commands is there."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+PAGES = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md")])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere_and_nothing_waits_to_be_filled_in(page):
+    text = page.read_text(encoding="utf-8")
+    assert not re.search(r"@[A-Z_]+@|TODO|TBD", text)
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+        assert (page.parent / target).exists(), target
+
+
+def test_the_folder_map_names_every_room():
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    folder_map = text[text.index("## Folder map") :]
+    rooms = [path for path in (REPOSITORY / "pgrpo_ray").iterdir() if path.is_dir() or path.suffix == ".py"]
+    for room in rooms:
+        if not room.name.startswith("__"):
+            assert re.search(rf"\b{room.stem}\b", folder_map), room.name
+
+
+def test_every_make_target_in_the_readme_exists():
+    makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"make (\w+)", (REPOSITORY / "README.md").read_text(encoding="utf-8")):
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE) or target in ("and",), target
+
+
+def test_every_number_of_a_step_is_documented(tmp_path):
+    documented = set(re.findall(r"`([a-z_]+)`", (REPOSITORY / "docs" / "metrics.md").read_text(encoding="utf-8")))
+    source = "".join(
+        (REPOSITORY / "pgrpo_ray" / name).read_text(encoding="utf-8")
+        for name in ("obs/metrics.py", "learner/worker.py", "driver.py")
+    )
+    keys = set(re.findall(r'^ {8,12}"([a-z_]+)": ', source, flags=re.MULTILINE))
+    columns = {"dropped", "advantage", "reward_format", "reward_outcome", "reward_thinking", "rank_tokens"}
+    assert keys - columns <= documented, keys - columns - documented
+    assert len(keys) > 20
