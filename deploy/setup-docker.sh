@@ -12,11 +12,11 @@ engine() {
 }
 no_engine() { say "$*"; say "until then local runs use the weaker process sandbox"; exit 0; }
 
-# Returns 0 as soon as the engine answers; 1 after 60 s, or as soon as the command given, if any, fails.
+# Returns 0 as soon as the engine answers; 1 after $1 seconds, or as soon as process $2, if given, has ended.
 wait_for_engine() {
-    for _ in $(seq 120); do
+    for _ in $(seq $((2 * $1))); do
         engine && return 0
-        if [ $# -gt 0 ] && ! "$@"; then return 1; fi
+        if [ $# -gt 1 ] && ! kill -0 "$2" 2>/dev/null; then return 1; fi
         sleep 0.5
     done
     return 1
@@ -24,13 +24,14 @@ wait_for_engine() {
 
 start_engine() {
     say "starting the engine"
-    if [ -d /run/systemd/system ] && systemctl start docker; then wait_for_engine && return 0; fi
-    if ! { [ -f /var/run/docker.pid ] && kill -0 "$(cat /var/run/docker.pid)" 2>/dev/null; }; then
-        nohup dockerd >/var/log/dockerd.log 2>&1 </dev/null &
-        wait_for_engine kill -0 $! && return 0
-        return 1
+    if [ -d /run/systemd/system ] && systemctl start docker; then wait_for_engine 60 && return 0; fi
+    wait_for_engine 3 && return 0 # perhaps one is starting already
+    # A pid file may outlive its daemon, and its number may be another process by now; dockerd would then refuse to start.
+    if [ "$(cat "/proc/$(cat /var/run/docker.pid 2>/dev/null)/comm" 2>/dev/null)" != dockerd ]; then
+        rm -f /var/run/docker.pid
     fi
-    wait_for_engine
+    nohup dockerd >/var/log/dockerd.log 2>&1 </dev/null & # ends at once where another is alive
+    wait_for_engine 60 $!
 }
 
 if engine; then exit 0; fi
