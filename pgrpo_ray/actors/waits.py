@@ -25,8 +25,9 @@ def wait_any(refs: Sequence[Any], timeout_s: float, stage: str) -> list[Any]:
     ready, _ = ray.wait(list(refs), num_returns=1, timeout=timeout_s, fetch_local=False)
     if not ready:
         raise StageError(
-            f"{stage}: nothing finished within {timeout_s:.0f} s (cluster.stage_timeout_s), {len(refs)} results are "
-            "outstanding. Raise the limit if the work is that slow; else look into the role's log.",
+            f"{stage}: nothing finished within {timeout_s:.0f} s, {len(refs)} results are outstanding. Raise "
+            "cluster.stage_timeout_s (at the start: startup_timeout_s) if the work is that slow; else look into the "
+            "role's log in Ray's session folder.",
             stage=stage,
         )
     return ready
