@@ -18,6 +18,9 @@ from rich.table import Table
 from pgrpo_ray import config as configuration
 from pgrpo_ray.errors import ConfigError, DataError, EnvironmentFault, ModelError, PgrpoError
 
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells have it: 128 + SIGINT."""
+
 app = typer.Typer(
     help="Posterior-GRPO on Ray: reinforcement learning of code models in which reasoning is rewarded, but only when "
     "the program passes all tests.\n\nStart with `pgrpo doctor`, then `pgrpo train cluster/local.yaml`.",
@@ -134,11 +137,11 @@ def _status(command: Any) -> int:
     console = Console(stderr=True)
     try:
         command(standalone_mode=True)
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else 1
-    except KeyboardInterrupt:
-        console.print("[yellow]interrupted; what was written is kept[/yellow]")
-        return 130
+    except SystemExit as end:  # typer turns a KeyboardInterrupt into this
+        status = end.code if isinstance(end.code, int) else 1
+        if status == INTERRUPTED:
+            console.print("[yellow]interrupted; what was written is kept[/yellow]")
+        return status
     except (ConfigError, DataError, ModelError) as error:
         console.print(f"[bold red]error:[/bold red] {escape(str(error))}", highlight=False, soft_wrap=True)
         return 2

@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -91,6 +93,32 @@ def test_training_refuses_before_it_starts(tmp_path):
     )
     assert done.returncode == 2
     assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_while_the_starter_is_made_ends_clean(tmp_path):
+    command = [sys.executable, "-c", "from pgrpo_ray.cli import main; main()", "train", LOCAL]
+    command += ["--set", f"run.dir={tmp_path / 'runs'}", "--set", "sandbox.backend=process"]
+    run = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"PGRPO_CACHE": str(tmp_path / "cache")},
+        start_new_session=True,
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob("cache/.starter-*/policy.log")):
+            assert run.poll() is None and time.monotonic() < deadline
+            time.sleep(0.1)
+        os.killpg(run.pid, signal.SIGINT)
+        output, _ = run.communicate(timeout=20)
+    finally:
+        run.kill()
+    assert run.returncode == 130, output
+    assert "interrupted; what was written is kept" in output
+    assert "Traceback" not in output
+    assert list((tmp_path / "cache").iterdir()) == []
 
 
 def test_doctor_speaks_json():
