@@ -293,8 +293,7 @@ class Driver:
         self._display.stage("publishing weights")
         version = self._policy_version
         streams = [rank.publish.options(num_returns="streaming").remote(version) for rank in self._fleet.learner]
-        published = list(waits.stream(streams[0], self._timeout_s, "learner"))
-        *chunks, last = published
+        *chunks, last = waits.stream(streams[0], self._timeout_s, "learner")
         manifest = waits.get(last, self._timeout_s, "learner")  # a few names; an error of the learner shows here
         for silent in streams[1:]:  # these ranks only help to gather; their streams end empty, or with an error
             for ref in waits.stream(silent, self._timeout_s, "learner"):

@@ -124,13 +124,12 @@ class ExecutionPool:
         return _failed(problem, kind, f"{cause} (and {self._retries} retries)")
 
     def _once(self, slot: int, runner: Runner, problem: Problem, program: str) -> Judgement:
-        judgement = None
         if may_run_together(problem):
             judgement = self._ask(slot, runner, problem, program, together=True)
+            if settled(judgement):
+                return judgement
             runner = self._runners[slot] or self._renew(slot)
-        if judgement is None or not settled(judgement):
-            judgement = self._ask(slot, runner, problem, program, together=False)
-        return judgement
+        return self._ask(slot, runner, problem, program, together=False)
 
     def _ask(self, slot: int, runner: Runner, problem: Problem, program: str, *, together: bool) -> Judgement:
         request = make_request(problem, program, str(next(self._ids)), together=together)

@@ -8,6 +8,7 @@ import pytest
 from pgrpo_ray.config import StarterSection
 from pgrpo_ray.data.response import TAGS
 from pgrpo_ray.errors import ConfigError, EnvironmentFault
+from pgrpo_ray.preflight import STARTER_POLICY, model_facts
 from pgrpo_ray.starter import artifacts
 from pgrpo_ray.starter.artifacts import content_key, ensure_starter
 
@@ -115,3 +116,10 @@ def test_more_held_out_problems_than_exist_is_a_config_error(tmp_path, monkeypat
 def test_importing_artifacts_stays_light():
     code = "import sys, pgrpo_ray.starter.artifacts; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert artifacts.subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_the_preflight_knows_the_policy_before_it_is_made(built):
+    _, paths, _ = built
+    made = model_facts(str(paths.policy), "policy.model", role="causal")
+    assert made.max_positions == STARTER_POLICY.max_positions
+    assert 0.8 < made.num_parameters / STARTER_POLICY.num_parameters < 1.2
