@@ -7,12 +7,13 @@ ACCELERATOR ?= $(shell cat $(VENV)/.accelerator 2>/dev/null || echo cpu)
 LOCK := requirements/$(ACCELERATOR).lock
 INSTALLED := $(VENV)/.installed-$(ACCELERATOR)
 
-.PHONY: help setup demo test check sandbox lock clean
+.PHONY: help setup demo test check sandbox sandbox-cpp lock clean
 
 help:
 	@echo "make demo    train on this machine: about 7 minutes on two cores"
 	@echo "make test    lint and all tests: about 5 minutes"
 	@echo "make setup   only install: .venv, Docker where possible, the sandbox image"
+	@echo "make sandbox-cpp  the sandbox image that also compiles C++"
 	@echo "make check   validate cluster/local.yaml and print derived numbers"
 	@echo "make lock    resolve requirements/*.lock again from pyproject.toml"
 
@@ -36,6 +37,10 @@ $(INSTALLED): $(LOCK) pyproject.toml deploy/install.sh
 sandbox: $(INSTALLED)
 	bash deploy/setup-docker.sh $(VENV)
 	$(VENV)/bin/python -m pgrpo_ray.sandbox.image
+
+sandbox-cpp: $(INSTALLED)
+	bash deploy/setup-docker.sh $(VENV)
+	$(VENV)/bin/python -m pgrpo_ray.sandbox.image --with cpp
 
 lock: $(INSTALLED)
 	bash deploy/lock.sh $(VENV)

@@ -107,7 +107,18 @@ class SandboxSection(Section):
     backend: Literal["auto", "docker", "process"] = "auto"
     """`auto`: Docker where an engine answers, else the weaker process sandbox, said loudly; local runs only."""
     slots: int = Field(2, ge=1, le=1024)
-    """Programs judged at a time."""
+    """Programs judged at a time by one pool; every node that offers Ray's resource `sandbox` when the
+    run starts has a pool."""
+    placement: Literal["anywhere", "with_gpus", "without_gpus"] = "anywhere"
+    """Which of the nodes that offer `sandbox` get a pool: all, those beside GPUs, or those apart from them."""
+    fail_fast: bool = True
+    """Stop a program at its first failing test: enough where all must pass. Off counts how many pass, for more time."""
+    cache_entries: int = Field(100_000, ge=0)
+    """Verdicts that one pool remembers, about 1 KiB each; the same program is then not run again. 0: none."""
+    queue_programs: int = Field(4096, ge=1)
+    """Programs that may wait in one pool. Sampling pauses while the pools together hold that many each."""
+    deadline_s: float = Field(1200, gt=0)
+    """For the programs of one group in a pool; those without a verdict by then are unscored. Seconds."""
     image: str | None = None
     """Runner image with a `python3`. None: the image that `make setup` builds."""
     runtime: str | None = None
@@ -198,8 +209,8 @@ class ClusterSection(Section):
     startup_timeout_s: float = Field(300, gt=0)
     """Until every role answers."""
     stage_timeout_s: float = Field(1800, gt=0)
-    """For any one wait within a step; on expiry the run stops and names the role. A group of slow programs with many
-    tests may keep the execution pool busy for long: limits.wall_s x tests x group_size / slots."""
+    """For any one wait within a step; on expiry the run stops and names the role. Must exceed `sandbox.deadline_s`,
+    so that slow programs are given up before the run is."""
 
 
 class StarterSection(Section):
@@ -270,6 +281,13 @@ class RunConfig(Section):
                 f"learner.micro_batch_tokens ({self.learner.micro_batch_tokens}) cannot hold one rollout of "
                 f"data.max_prompt_tokens + rollout.max_response_tokens = {longest} tokens. Raise it to at least that.",
                 path="learner.micro_batch_tokens",
+            )
+        if self.sandbox.deadline_s >= self.cluster.stage_timeout_s:
+            raise ConfigError(
+                f"sandbox.deadline_s ({self.sandbox.deadline_s:g}) must be less than cluster.stage_timeout_s "
+                f"({self.cluster.stage_timeout_s:g}): else one group of slow programs ends the run instead of being "
+                "left unscored. Lower the one or raise the other.",
+                path="sandbox.deadline_s",
             )
         if self.cluster.address != "local" and self.sandbox.backend == "process":
             raise ConfigError(

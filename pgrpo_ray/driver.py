@@ -6,7 +6,8 @@
 One step, and who waits for whom:
 - `_sample` hands requests to the rollout workers and takes each group's reference the moment its last response ends.
   It chains execution and scoring on that reference at once; Ray runs them while other groups are still being sampled.
-  The driver waits here for the batch: until every group's scalars are in.
+  The driver waits here for the batch: until every group's scalars are in. When judging lags, it takes no more groups,
+  and each rollout worker stops its engine `STREAM_AHEAD` groups later: nothing piles up.
 - `_reward` composes rewards and advantages from scalars: some numbers per rollout, on the driver.
 - `_learn` plans the update, hands every rank its share, waits for all of them, then streams the new weights from
   rank 0 to all rollout workers by reference.
@@ -29,6 +30,7 @@ import numpy as np
 import pyarrow as pa
 
 from pgrpo_ray.actors import waits
+from pgrpo_ray.actors.pools import Judging
 from pgrpo_ray.actors.spawn import Fleet
 from pgrpo_ray.algo.advantages import group_advantages
 from pgrpo_ray.algo.batching import UpdatePlan, plan_update
@@ -47,6 +49,9 @@ from pgrpo_ray.types import Problem, PromptRequest, Verdict
 
 LAST_WRITE_TIMEOUT_S = 5.0
 """For the recorder to finish the last file when a run fails or is interrupted."""
+STREAM_AHEAD = 4
+"""Groups that a rollout worker may have finished before the driver takes one. Ours: several can end in one engine step,
+and the driver takes one in about a millisecond."""
 TRAINING, EVALUATION = 0, 1
 """First word of every seed, so that training and evaluation never share samples."""
 
@@ -55,14 +60,12 @@ TRAINING, EVALUATION = 0, 1
 class Group:
     """One problem's rollouts on their way. References, plus the scalars once they are in."""
 
-    rollouts: Any
-    """Reference of the ROLLOUT table."""
-    verdicts: Any
-    """Reference of the VERDICT table."""
+    judging: Judging
+    """References of the ROLLOUT and VERDICT tables."""
     thinking: Any
     """Reference of the THINKING table, then the table; None where scores are not asked for."""
-    scalars: Any
-    """Reference of the scalar table, then the table."""
+    scalars: Any = None
+    """The scalar table, None until it is in."""
 
 
 class Estimate(NamedTuple):
@@ -100,6 +103,7 @@ class Driver:
         self._heldout = list(heldout)
         self._prompt_ids = prompt_ids
         self._fleet = fleet
+        self._pools = fleet.pools
         self._log = log
         self._display = display
         self._sampler = ProblemSampler(problems, config.rollout.prompts_per_step, config.run.seed)
@@ -141,9 +145,11 @@ class Driver:
     def _train_step(self, step: int) -> dict[str, float]:
         started = time.monotonic()
         section = self._config.rollout
+        self._pools.counts()  # what an evaluation did since the last step is not this step's
         requests = self._requests(self._sampler.batch(step - 1), TRAINING, step)
         groups, sampled = self._sample(requests, section.group_size, section.temperature, score=True)
         collected = time.monotonic()
+        counts = self._pools.counts()
         columns, group_index = self._reward(groups)
         metrics = batch_metrics(columns, group_index, self._policy_version)
         self._write(self._log.rollouts_path(step), groups, step, columns, group_index)
@@ -158,6 +164,9 @@ class Driver:
             "judge_tail_s": collected - sampled,
             "step_s": seconds,
             "tokens_per_s": tokens / seconds,
+            "cache_hit_frac": counts.cache_hit_frac,
+            "runner_restarts": counts.runner_restarts,
+            "judged_again": counts.judged_again,
         }
 
     def _requests(self, problems: Sequence[Problem], phase: int, step: int) -> list[PromptRequest]:
@@ -175,11 +184,10 @@ class Driver:
         self, requests: list[PromptRequest], group_size: int, temperature: float, *, score: bool
     ) -> tuple[list[Group], float]:
         """Return the judged (and scored) groups in the order of `requests`, and when the last one was sampled."""
-        workers = self._fleet.rollout
+        workers, pools = self._fleet.rollout, self._pools
+        options = {"num_returns": "streaming", "_generator_backpressure_num_objects": STREAM_AHEAD}
         streams = {
-            worker.generate.options(num_returns="streaming").remote(
-                requests[index :: len(workers)], group_size, temperature
-            ): index
+            worker.generate.options(**options).remote(requests[index :: len(workers)], group_size, temperature): index
             for index, worker in enumerate(workers)
         }
         self._display.stage("sampling, judging and scoring" if score else "sampling and judging")
@@ -187,20 +195,23 @@ class Driver:
         done: list[Group] = []
         sampled = time.monotonic()
         while streams or pending:
-            for ready in waits.wait_any([*streams, *pending], self._timeout_s, _owners(streams, pending)):
-                if ready in pending:
-                    done.append(self._collect(pending.pop(ready), group_size))
-                    if not score:  # evaluation counts groups, training counts steps
-                        self._display.advance()
+            # Judged groups first; and while too many wait, no more are taken.
+            open_streams = streams if len(pending) < pools.max_groups(group_size) else {}
+            for ready in waits.wait_any([*pending, *open_streams], self._timeout_s, _owners(open_streams, pending)):
+                if ready in streams:
+                    try:
+                        pending |= self._chain(pools.judge(next(ready)), score)
+                    except StopIteration:
+                        del streams[ready]
+                        sampled = time.monotonic()
                     continue
-                try:
-                    rollouts = next(ready)
-                except StopIteration:
-                    del streams[ready]
-                    sampled = time.monotonic()
+                group = pending.pop(ready)
+                if not self._collect(group, group_size):
+                    pending |= self._chain(pools.again(group.judging), score)
                     continue
-                group = self._chain(rollouts, score)
-                pending[group.thinking if score else group.scalars] = group
+                done.append(group)
+                if not score:  # evaluation counts groups, training counts steps
+                    self._display.advance()
         if len(done) != len(requests):
             raise StageError(
                 f"rollout worker: {len(requests)} groups asked for, {len(done)} came.", stage="rollout worker"
@@ -209,19 +220,16 @@ class Driver:
         done.sort(key=lambda group: position[group.scalars["problem_id"][0].as_py()])
         return done, sampled
 
-    def _chain(self, rollouts: Any, score: bool) -> Group:
-        """Queue execution and scoring behind a sampled group, without waiting."""
-        verdicts, scalars = self._fleet.execution.judge.options(num_returns=2).remote(rollouts)
-        thinking = self._fleet.reward.score.remote(rollouts, verdicts) if score else None
-        return Group(rollouts, verdicts, thinking, scalars)
+    def _chain(self, judging: Judging, score: bool) -> dict[Any, Group]:
+        """Queue scoring behind a group's judging, without waiting; return it under the reference that is ready last."""
+        thinking = self._fleet.reward.score.remote(judging.rollouts, judging.verdicts) if score else None
+        return {thinking if score else judging.scalars: Group(judging, thinking)}
 
-    def _collect(self, group: Group, group_size: int) -> Group:
-        """Take a finished group's small tables; blame the first role that failed, not the last that noticed."""
-        try:
-            group.scalars = waits.get(group.scalars, self._timeout_s, "execution pool")
-        except PgrpoError:
-            waits.get(group.rollouts, self._timeout_s, "rollout worker")
-            raise
+    def _collect(self, group: Group, group_size: int) -> bool:
+        """Take a finished group's small tables. False: its pool lost it, and another must judge it."""
+        group.scalars = self._pools.answer(group.judging, self._timeout_s)
+        if group.scalars is None:
+            return False
         if group.thinking is not None:
             group.thinking = waits.get(group.thinking, self._timeout_s, "reward server")
         if group.scalars.num_rows != group_size:
@@ -229,7 +237,7 @@ class Driver:
                 f"rollout worker: a group of {group.scalars.num_rows} rollouts came, {group_size} were asked for.",
                 stage="rollout worker",
             )
-        return group
+        return True
 
     def _reward(self, groups: list[Group]) -> tuple[Columns, np.ndarray]:
         """Return the batch's scalar columns, reward terms and advantages included, and each row's group."""
@@ -279,7 +287,7 @@ class Driver:
         updates = []
         for rank, actor in enumerate(ranks):
             share = share_of(plan, rank, columns["advantage"], group_index)
-            updates.append(actor.update.remote(share, *[groups[index].rollouts for index in share.groups]))
+            updates.append(actor.update.remote(share, *[groups[index].judging.rollouts for index in share.groups]))
         reports = waits.get(updates, self._timeout_s, "learner")
         self._check_trained(plan, columns, reports)
         started = time.monotonic()
@@ -323,7 +331,10 @@ class Driver:
         if lost := int((shape[1] - judged).sum()):
             self._display.note(f"[red]{lost} held-out rollouts could not be judged and are left out[/red]")
         if not known.any():
-            raise StageError("execution pool: no held-out rollout could be judged.", stage="execution pool")
+            raise StageError(
+                f"execution pool: no held-out rollout could be judged; the first: {columns['execution_error'][0]}",
+                stage="execution pool",
+            )
         estimate = Estimate(*pass_at_k_interval(correct[known], judged[known], 1, 0.95, self._config.run.seed))
         self._display.note(
             f"held-out pass@1 {name}: [bold]{100 * estimate.value:.1f} %[/bold] "
@@ -342,7 +353,7 @@ class Driver:
     ) -> None:
         """Have the recorder write a batch; wait for its previous write first, so at most one batch is held for it."""
         self._finish_writing()
-        stages = [[group.rollouts for group in groups], [group.verdicts for group in groups]]
+        stages = [[group.judging.rollouts for group in groups], [group.judging.verdicts for group in groups]]
         if columns is not None:
             stages.append([group.thinking for group in groups])
             stages.append([_reward_rows(columns, group_index == index) for index in range(len(groups))])

@@ -55,6 +55,28 @@ class SandboxError(PgrpoError):
     """
 
 
+class NotBegunError(SandboxError):
+    """The sandbox failed under another program before it began with this one. Trying again is free."""
+
+
+class ExhaustedError(SandboxError):
+    """The kernel killed in the sandbox for want of memory, and the sandbox with it."""
+
+
+class CheckerError(PgrpoError):
+    """A problem's checker is defective. Never the program's fault, never a verdict, and no retry would mend it.
+
+    `checker` is its name as the problem gives it.
+    """
+
+    def __init__(self, message: str, checker: str = ""):
+        super().__init__(message)
+        self.checker = checker
+
+    def __reduce__(self):
+        return type(self), (self.args[0], self.checker)
+
+
 class WeightSyncError(PgrpoError):
     """Weights did not arrive whole: a checksum, a name or a version differs. The engine must not serve them."""
 

@@ -36,6 +36,9 @@ def run(config: RunConfig, console: Console) -> Path:
             if log.moved_to:
                 display.note(f"an earlier run of this name is now {log.moved_to}")
             display.note(f"run folder: {log.folder}")
+            if config.cluster.address != "local":
+                with ray_session(config):  # a cluster that cannot hold the roles is refused before work goes into them
+                    pass
             starter = prepare_starter(config, display) if config.uses_starter else None
             models = resolve_models(config, starter)
             problems = examined.problems or preflight.load_problem_sets(config, starter)

@@ -118,18 +118,23 @@ def cache_folder() -> Path:
 
 
 def choose_sandbox(config: RunConfig) -> Sandbox:
-    """Say which sandbox a run will use. Raises `EnvironmentFault` where Docker is needed and does not answer."""
+    """Say which sandbox a run will use. Raises `EnvironmentFault` where Docker is needed and does not answer.
+
+    On a cluster the nodes that judge need Docker, not this machine: each pool examines its own when it starts.
+    """
     from pgrpo_ray.sandbox.docker_runner import engine_problem
     from pgrpo_ray.sandbox.runners import resolve_image
 
     section = config.sandbox
     if section.backend == "process":
         return Sandbox("process", "sandbox.backend=process chooses it.")
+    if config.cluster.address != "local":
+        return Sandbox("docker")
     problem = engine_problem()
     if problem is None:
         resolve_image(section.image)
         return Sandbox("docker")
-    if section.backend == "docker" or config.cluster.address != "local":
+    if section.backend == "docker":
         raise EnvironmentFault(
             f"sandbox.backend={section.backend}: {problem} "
             "A local run may use the weaker process sandbox with --set sandbox.backend=process."

@@ -26,7 +26,10 @@ class RolloutEngine(Protocol):
 
 
 class Runner(Protocol):
-    """One isolated place in which one program at a time runs. Implemented by `docker_runner`, `process_runner`."""
+    """One isolated place in which one program at a time runs. Implemented by `docker_runner`, `process_runner`.
+
+    Several threads may ask at a time; requests are served in the order in which they came.
+    """
 
     kind: str
     """`docker` or `process`; goes into every verdict."""
@@ -34,7 +37,8 @@ class Runner(Protocol):
     def run(self, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
         """Send one harness request, return its answer. Raise `SandboxError` when the machinery failed.
 
-        After an error the runner is broken: close it and make another.
+        Raise `NotBegunError` where it failed before it began with this one. After an error the runner is broken: close
+        it and make another.
         """
 
     def close(self) -> None:

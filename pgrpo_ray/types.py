@@ -21,6 +21,16 @@ class TestStyle(StrEnum):
     """Each case is a piece of source, run after the program in its namespace; an exception fails it."""
 
 
+CHECKERS = {
+    TestStyle.STDIN: ("tokens", "lines", "exact", "unordered_lines"),
+    TestStyle.CALL: ("values", "identical"),
+    TestStyle.ASSERT: (),
+}
+"""Built-in checkers that fit a style. Here for those who read problems; `sandbox.checkers` has the functions."""
+LANGUAGES = ("python", "cpp")
+"""Of programs. `sandbox.languages` has what runs them."""
+
+
 class Verdict(StrEnum):
     """What became of a program. All but `PASSED` are the program's fault; machinery failures are errors instead."""
 
@@ -56,6 +66,8 @@ class StdinCase:
     """Standard input."""
     output: str
     """Expected standard output. Never enters the sandbox."""
+    also: tuple[str, ...] = ()
+    """Other outputs that are as right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +78,8 @@ class CallCase:
     """JSON arguments: a list is passed by position, an object by keyword."""
     expected: Any
     """Expected value as JSON. Never enters the sandbox. Tuples compare equal to lists, as JSON has no tuples."""
+    also: tuple[Any, ...] = ()
+    """Other values that are as right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +87,8 @@ class AssertCase:
     """One case of style `assert`."""
 
     source: str
-    """Python source. It must meet the program's objects, so it does enter the sandbox: the weakest style."""
+    """Python source that raises where the program is wrong. Of a plain form, its calls alone enter the sandbox; else it
+    runs there, in a process that the program cannot reach."""
 
 
 Case = StdinCase | CallCase | AssertCase
@@ -91,11 +106,16 @@ class Problem:
     cases: tuple[Case, ...]
     """At least one; all of the type that belongs to `style`."""
     entry_point: str | None = None
-    """Function to call (style `call`), `Class.method` for a method of an object made without arguments."""
+    """Function to call (style `call`), `Class.method` for a method of an object made without arguments. Style `assert`:
+    the function under test, where it has the name of a builtin; tests may call it `candidate`."""
     setup: str = ""
     """Source run after the program and before the first assert (MBPP's `test_setup_code`)."""
     completion_prefix: str = ""
     """Source that a program which starts indented continues (HumanEval's prompt). Others stand alone."""
+    language: str = "python"
+    """Of the programs: a name that `sandbox.languages` knows. All but `python` read standard input (style `stdin`)."""
+    checker: str = ""
+    """Who compares outputs: a name that `sandbox.checkers` knows, or `module:function`. Empty: the style's default."""
     limits: Limits = field(default_factory=Limits)
     metadata: dict[str, Any] = field(default_factory=dict)
     """Free; `float_tolerance` (absolute and relative) is read by the comparison of style `stdin`."""
@@ -117,6 +137,10 @@ class Judgement:
     """Index of the first case that did not pass; None when passed or unknown."""
     detail: str = ""
     """Short excerpt for people: the exception or what differed. Escaped and cut; never fed to a model."""
+    cpu_ms: float = 0.0
+    """CPU time of the program, user and system, all cases together, milliseconds."""
+    peak_mib: float = 0.0
+    """Largest resident memory of a process that ran it, the interpreter's own part included, MiB."""
     error: str | None = None
     """The machinery's failure after all retries; None when there is a verdict."""
 

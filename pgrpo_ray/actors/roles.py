@@ -6,13 +6,14 @@ come in as positional arguments: Ray resolves such references to zero-copy table
 """
 
 import socket
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from pgrpo_ray.config import RunConfig, derive
-from pgrpo_ray.errors import PgrpoError
-from pgrpo_ray.types import Problem, PromptRequest
+from pgrpo_ray.errors import EnvironmentFault, PgrpoError
+from pgrpo_ray.types import Judgement, Problem, PromptRequest
 
 
 class RolloutRole:
@@ -53,41 +54,75 @@ class RolloutRole:
 
 
 class ExecutionRole:
-    """Judges programs. Holds the hidden tests: they go nowhere else. Its methods run in several threads."""
+    """Judges programs on one node. Holds the hidden tests: they go nowhere else. Its methods run in several threads.
 
-    def __init__(self, config: RunConfig, kind: str, problems: list[Problem]):
-        """`kind`: `docker` or `process`, already resolved by the preflight."""
+    Ray may restart its process at any time and call `judge` again with what was lost; so `judge` starts the pool where
+    that has not been done, and judging twice changes nothing.
+    """
+
+    def __init__(self, config: RunConfig, kind: str, fetch_problems: Callable[[], list[Problem]], name: str):
+        """`kind`: `docker` or `process`, already resolved by the preflight. `name` is what errors call this pool."""
         self._section = config.sandbox
         self._kind = kind
-        self._problems = {problem.id: problem for problem in problems}
+        self._fetch_problems = fetch_problems
+        self._name = name
+        self._starting = threading.Lock()
+        self._metrics: Any = None
         self._pool: Any = None
 
     def start(self) -> None:
-        """Start every slot; each judges its canaries."""
-        from pgrpo_ray.sandbox.pool import ExecutionPool
-        from pgrpo_ray.sandbox.runners import runner_factory
+        """Start every slot; each judges its canaries. Does nothing where that is done; callers wait for each other."""
+        from pgrpo_ray.actors.pool_metrics import PoolMetrics
+        from pgrpo_ray.sandbox.pool import make_pool
 
-        section = self._section
-        self._pool = ExecutionPool(runner_factory(self._kind, section), slots=section.slots, retries=section.retries)
+        with self._starting:
+            if self._pool is not None:
+                return
+            self._problems = {problem.id: problem for problem in self._fetch_problems()}
+            self._metrics = PoolMetrics()
+            try:
+                self._pool = make_pool(self._kind, self._section, self._metrics.observe)
+            except PgrpoError as error:
+                raise EnvironmentFault(f"{self._name}: {error}") from error
+            self._metrics.follow(self._pool.stats)
 
     def judge(self, rollouts: Any) -> tuple[Any, Any]:
-        """Return (VERDICT table, scalar table for the driver) of a ROLLOUT table."""
-        from pgrpo_ray.data.arrow import verdict_table
-        from pgrpo_ray.data.scalars import scalar_table
+        """Return (VERDICT table, scalar table for the driver) of a ROLLOUT table, `sandbox.deadline_s` later at most.
 
+        What has no verdict by then carries an error. Raises `EnvironmentFault` when the pool must start and cannot.
+        """
+        self.start()
         ids, programs = rollouts["problem_id"].to_pylist(), rollouts["program"].to_pylist()
         rows = [row for row, program in enumerate(programs) if program is not None]
-        answers = self._pool.judge_many([(self._problems[ids[row]], programs[row]) for row in rows])
-        judgements: list[Any] = [None] * len(programs)
-        for row, judgement in zip(rows, answers, strict=True):
-            judgements[row] = judgement
-        verdicts = verdict_table(judgements)
-        return verdicts, scalar_table(rollouts, verdicts)
+        items = [(self._problems[ids[row]], programs[row]) for row in rows]
+        answers = self._pool.judge_many(items, deadline_s=self._section.deadline_s)
+        return _judged(rollouts, dict(zip(rows, answers, strict=True)))
+
+    def stats(self) -> Any:
+        """Return the pool's `PoolStats`, None before it has started. Runs beside the judges."""
+        return None if self._pool is None else self._pool.stats()
 
     def close(self) -> None:
         """Free every container. Runs beside the judges, not behind them."""
         if self._pool is not None:
+            self._metrics.close()
             self._pool.close()
+
+
+def unscored(rollouts: Any, error: str) -> tuple[Any, Any]:
+    """Return what `ExecutionRole.judge` does, for a group that no pool could judge: every program has the error."""
+    failed = Judgement(None, 0, 0, 0.0, "", error=error)
+    programs = rollouts["program"].to_pylist()
+    return _judged(rollouts, {row: failed for row, program in enumerate(programs) if program is not None})
+
+
+def _judged(rollouts: Any, judgements: dict[int, Judgement]) -> tuple[Any, Any]:
+    """The VERDICT table and the scalar table of a group; rows without a judgement had no program."""
+    from pgrpo_ray.data.arrow import verdict_table
+    from pgrpo_ray.data.scalars import scalar_table
+
+    verdicts = verdict_table([judgements.get(row) for row in range(rollouts.num_rows)])
+    return verdicts, scalar_table(rollouts, verdicts)
 
 
 class RewardRole:

@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import ray
@@ -16,14 +17,15 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pgrpo_ray.actors import roles, waits
+from pgrpo_ray.actors.pools import CONTROL, RESOURCE, ExecutionPools, sandbox_nodes
 from pgrpo_ray.config import RunConfig
 from pgrpo_ray.errors import EnvironmentFault
 from pgrpo_ray.types import Problem
 
-CONTROL = "control"
-"""Concurrency group of the execution pool's `close`, so that it does not queue behind judges."""
 CLOSE_TIMEOUT_S = 5.0
-"""For the execution pool to remove its containers; a killed pool's containers end by themselves (stdin closes)."""
+"""For the execution pools to remove their containers; a killed pool's containers end by themselves (stdin closes)."""
+POOL_TASK_RETRIES = 2
+"""Ours: a group that ends its pool's process three times may be the reason, and goes on to another pool."""
 
 
 @dataclass(frozen=True)
@@ -36,17 +38,20 @@ class Models:
 
 @dataclass
 class Fleet:
-    """Handles of all actors."""
+    """Handles of all actors; the execution pools' as one `ExecutionPools`."""
 
-    execution: Any = None
+    pools: Any = None
     reward: Any = None
     recorder: Any = None
+    problems: Any = None
+    """Reference of all problems; it lives as long as an execution pool may restart and fetch them again."""
     rollout: list[Any] = field(default_factory=list)
     learner: list[Any] = field(default_factory=list)
 
     def all(self) -> list[Any]:
         """Every handle that exists."""
-        return [actor for actor in (self.execution, self.reward, self.recorder, *self.rollout, *self.learner) if actor]
+        pools = self.pools.actors if self.pools else []
+        return [actor for actor in (*pools, self.reward, self.recorder, *self.rollout, *self.learner) if actor]
 
 
 @contextlib.contextmanager
@@ -56,7 +61,12 @@ def ray_session(config: RunConfig) -> Iterator[None]:
     if section.address == "local":
         # Stages of a step take turns, so logical CPUs may exceed the real ones; too few would leave a role pending.
         cpus = max(os.cpu_count() or 1, _cpus_wanted(config))
-        options = {"address": "local", "num_cpus": cpus, "include_dashboard": section.dashboard}
+        options = {
+            "address": "local",
+            "num_cpus": cpus,
+            "resources": {RESOURCE: 1},
+            "include_dashboard": section.dashboard,
+        }
     else:
         options = {"address": section.address}
     try:
@@ -74,6 +84,7 @@ def ray_session(config: RunConfig) -> Iterator[None]:
 
 def _check_resources(config: RunConfig) -> None:
     """Raise `EnvironmentFault` when the cluster cannot hold all roles: they would stay pending for ever."""
+    sandbox_nodes(config)
     there = ray.cluster_resources()
     for name, wanted in (("CPU", _cpus_wanted(config)), ("GPU", config.gpus)):
         if wanted > there.get(name, 0):
@@ -97,16 +108,8 @@ def fleet(config: RunConfig, models: Models, sandbox_kind: str, problems: list[P
 
 def _spawn(actors: Fleet, config: RunConfig, models: Models, sandbox_kind: str, problems: list[Problem]) -> None:
     timeout_s = config.cluster.startup_timeout_s
-    # Programs run where the preflight found Docker, and the record is written where the run's folder is: here.
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    actors.execution = _actor(
-        roles.ExecutionRole,
-        cpus=1,
-        threads=1,
-        max_concurrency=2 * config.sandbox.slots + 2,
-        concurrency_groups={CONTROL: 1},
-        scheduling_strategy=here,
-    ).remote(config, sandbox_kind, ray.put(problems))
+    actors.problems = ray.put(problems)
+    actors.pools = _spawn_pools(config, sandbox_kind, actors.problems)
     actors.learner = [
         _actor(
             roles.LearnerRole,
@@ -132,18 +135,47 @@ def _spawn(actors: Fleet, config: RunConfig, models: Models, sandbox_kind: str, 
         gpus=config.reward_model.gpus,
         threads=config.reward_model.threads,
     ).remote(config, models.reward_model, {problem.id: problem.prompt for problem in problems})
+    # The record is written where the run's folder is: here.
+    here = _on(ray.get_runtime_context().get_node_id())
     actors.recorder = _actor(roles.RecorderRole, cpus=0, threads=1, scheduling_strategy=here).remote()
 
     first = actors.learner[0]
     host, port = waits.get([first.__ray_call__.remote(_node_address), first.free_port.remote()], timeout_s, "learner")
     starting = {actor.join.remote(rank, host, port): "learner" for rank, actor in enumerate(actors.learner)}
     starting |= {actor.start.remote(): "rollout worker" for actor in actors.rollout}
-    starting |= {actors.execution.start.remote(): "execution pool", actors.reward.start.remote(): "reward server"}
+    starting |= {actor.start.remote(): "execution pool" for actor in actors.pools.actors}
+    starting |= {actors.reward.start.remote(): "reward server"}
     deadline = time.monotonic() + timeout_s
     while starting:  # whoever fails first is heard first
         left = max(0.1, deadline - time.monotonic())
         for ref in waits.wait_any(list(starting), left, " and ".join(sorted(set(starting.values())))):
             waits.get(ref, timeout_s, starting.pop(ref))
+
+
+def _spawn_pools(config: RunConfig, sandbox_kind: str, problems: Any) -> ExecutionPools:
+    """One pool a node; `problems` is a reference. It takes the node's resource `sandbox` and no CPU: what its programs
+    use, Ray does not account for."""
+    # Not as a plain argument: Ray 2.60 warns of those beside max_restarts, as they may be gone when it restarts
+    # (github.com/ray-project/ray/issues/53727). `Fleet` holds these.
+    fetch, pools = partial(ray.get, problems), {}
+    for node in sandbox_nodes(config):
+        name = f"execution pool on {node.address} ({node.id[:6]})"
+        pools[name] = _actor(
+            roles.ExecutionRole,
+            cpus=0,
+            threads=1,
+            resources={RESOURCE: 1},
+            max_concurrency=2 * config.sandbox.slots + 2,
+            concurrency_groups={CONTROL: 1},
+            max_restarts=-1,
+            max_task_retries=POOL_TASK_RETRIES,
+            scheduling_strategy=_on(node.id),
+        ).remote(config, sandbox_kind, fetch, name)
+    return ExecutionPools(pools, config.sandbox.queue_programs, config.sandbox.deadline_s)
+
+
+def _on(node_id: str) -> NodeAffinitySchedulingStrategy:
+    return NodeAffinitySchedulingStrategy(node_id, soft=False)
 
 
 def _node_address(_: Any) -> str:
@@ -168,8 +200,7 @@ def _actor(
 
 def _cpus_wanted(config: RunConfig) -> int:
     return (
-        1
-        + config.reward_model.threads
+        config.reward_model.threads
         + config.rollout.num_workers * config.rollout.threads_per_worker
         + config.learner.num_ranks * config.learner.threads_per_rank
     )
@@ -177,9 +208,8 @@ def _cpus_wanted(config: RunConfig) -> int:
 
 def _stop(actors: Fleet) -> None:
     """Free containers, then kill every actor; a role that is dead already is what we want."""
-    if actors.execution is not None:
+    if actors.pools is not None:
         with contextlib.suppress(RayError):
-            closed = actors.execution.close.options(concurrency_group=CONTROL).remote()
-            ray.get(closed, timeout=CLOSE_TIMEOUT_S)
+            actors.pools.close(CLOSE_TIMEOUT_S)
     for actor in actors.all():
         ray.kill(actor)

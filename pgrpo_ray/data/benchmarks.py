@@ -1,9 +1,9 @@
 """HumanEval and MBPP records as problems. One record in, one `Problem` out; files are `data.records`' business.
 
-Unknown keys are ignored here, unlike in our own format: these files belong to others and grow. Both are of style
-`assert`, the weakest: the test's source meets the program's objects, so a hostile program can see it.
+Unknown keys are ignored here, unlike in our own format: these files belong to others and grow.
 """
 
+import ast
 from typing import Any
 
 from pgrpo_ray.data.own_format import check_entry_point
@@ -59,9 +59,21 @@ def mbpp_problem(record: dict[str, Any]) -> Problem:
         prompt=f"{statement.strip()}\n\nYour code should pass these tests:\n\n{shown}\n",
         style=TestStyle.ASSERT,
         cases=tuple(AssertCase(source=test) for test in tests),
+        entry_point=_under_test(record.get("code"), tests[0]),
         setup=setup,
         metadata={"benchmark": "mbpp"},
     )
+
+
+def _under_test(code: Any, test: str) -> str | None:
+    """Return the function of the reference solution that `test` calls: one of them is called `sum`, as a builtin is."""
+    try:
+        defined = [node.name for node in ast.parse(code).body if isinstance(node, ast.FunctionDef)]
+    except (SyntaxError, ValueError, TypeError):  # no reference solution, or one for another Python
+        return None
+    calls = [node.func for node in ast.walk(ast.parse(test)) if isinstance(node, ast.Call)]
+    called = {function.id for function in calls if isinstance(function, ast.Name)}
+    return next((name for name in reversed(defined) if name in called), None)
 
 
 def _lines(record: dict[str, Any], key: str) -> list[str]:

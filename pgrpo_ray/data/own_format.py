@@ -4,6 +4,7 @@ Strict where a slip would silently change what is measured: unknown keys, wrong 
 that have no meaning for a style are errors. The format is described for users in `docs/problems.md`.
 """
 
+import json
 import keyword
 from dataclasses import asdict, fields
 from typing import Any
@@ -19,10 +20,20 @@ from pgrpo_ray.data.records import (
     require_text,
 )
 from pgrpo_ray.errors import DataError
-from pgrpo_ray.types import AssertCase, CallCase, Case, Limits, Problem, StdinCase, TestStyle
+from pgrpo_ray.types import (
+    CHECKERS,
+    LANGUAGES,
+    AssertCase,
+    CallCase,
+    Case,
+    Limits,
+    Problem,
+    StdinCase,
+    TestStyle,
+)
 
 _KEYS = ("id", "prompt", "tests", "limits", "metadata", "setup", "completion_prefix")
-_TEST_KEYS = ("style", "entry_point", "cases")
+_TEST_KEYS = ("style", "entry_point", "language", "checker", "cases")
 _LIMIT_TYPES = {limit.name: limit.type for limit in fields(Limits)}
 _MAX_LIMITS = {"cpu_s": 3600.0, "wall_s": 3600.0, "memory_mib": 1 << 20, "output_kib": 1 << 20}
 """Ours: beyond an hour or a tebibyte a value is a slip of the unit, and would hold a slot of the pool for ever."""
@@ -53,6 +64,8 @@ def problem_from_json(record: dict[str, Any]) -> Problem:
         entry_point=_entry_point(tests, style),
         setup=setup,
         completion_prefix=require(record, "completion_prefix", str) if "completion_prefix" in record else "",
+        language=_language(tests, style),
+        checker=check_checker(require_text(tests, "checker", "tests"), style) if "checker" in tests else "",
         limits=_limits(record),
         metadata=_metadata(record),
     )
@@ -61,11 +74,18 @@ def problem_from_json(record: dict[str, Any]) -> Problem:
 def problem_to_json(problem: Problem) -> dict[str, Any]:
     """Return the record that `problem_from_json` reads back as an equal problem; parts at their defaults are left out.
 
-    A tuple in `expected` comes back as a list: JSON has no tuples, and the comparison does not tell them apart.
+    A tuple in `expected` comes back as a list: JSON has no tuples, and the comparison does not tell them apart. Checker
+    `identical` does: there, values that JSON would change raise `DataError`.
     """
+    if problem.checker == "identical":
+        _check_kept(problem)
     tests: dict[str, Any] = {"style": str(problem.style)}
     if problem.entry_point is not None:
         tests["entry_point"] = problem.entry_point
+    if problem.language != "python":
+        tests["language"] = problem.language
+    if problem.checker:
+        tests["checker"] = problem.checker
     tests["cases"] = [_case_to_json(case) for case in problem.cases]
     record: dict[str, Any] = {"id": problem.id, "prompt": problem.prompt, "tests": tests}
     if problem.limits != Limits():
@@ -84,9 +104,38 @@ def check_entry_point(name: str, where: str) -> str:
     return name
 
 
+def check_checker(name: str, style: TestStyle) -> str:
+    """Return `name` when it may be a checker for `style`: built in, or `module:function`. Raises `DataError`.
+
+    Nothing is imported: reading problems runs nobody's code.
+    """
+    if style is TestStyle.ASSERT:
+        raise DataError("'tests.checker' has no meaning for style assert, whose cases compare themselves. Remove it.")
+    module, colon, function = name.partition(":")
+    if colon and not all(part.isidentifier() for part in (*module.split("."), function)):
+        raise DataError(f"'tests.checker' is {name!r}, not of the form module:function. Write it like checks:judge.")
+    if not colon and name not in CHECKERS[style]:
+        hint = did_you_mean(name, CHECKERS[style])
+        raise DataError(
+            f"'tests.checker' is {name!r}, which is no checker for style {style}. {hint} "
+            "One of your own is written module:function."
+        )
+    return name
+
+
+def _language(tests: dict[str, Any], style: TestStyle) -> str:
+    """Read `tests.language`; calls and asserts can only be of Python."""
+    language = require(tests, "language", str, "tests") if "language" in tests else "python"
+    if language not in LANGUAGES:
+        raise DataError(f"'tests.language' is {language!r}, which is not known. {did_you_mean(language, LANGUAGES)}")
+    if language != "python" and style is not TestStyle.STDIN:
+        raise DataError(f"'tests.language' is {language!r}, which has no style {style}. Use style stdin.")
+    return language
+
+
 def _entry_point(tests: dict[str, Any], style: TestStyle) -> str | None:
-    """Read `tests.entry_point`: needed for calls, without meaning elsewhere."""
-    if style is TestStyle.CALL:
+    """Read `tests.entry_point`: needed for calls, optional for asserts, without meaning for scripts."""
+    if style is TestStyle.CALL or (style is TestStyle.ASSERT and tests.get("entry_point") is not None):
         return check_entry_point(require(tests, "entry_point", str, "tests"), "tests.entry_point")
     if tests.get("entry_point") is not None:
         raise DataError(f"'tests.entry_point' has no meaning for style {style}. Remove it, or use style call.")
@@ -94,24 +143,41 @@ def _entry_point(tests: dict[str, Any], style: TestStyle) -> str | None:
 
 
 def _stdin_case(case: Any, where: str) -> Case:
-    """Read `{"input": ..., "output": ...}`."""
+    """Read `{"input": ..., "output": ...}`, or `any_of` in place of `output`."""
     record = _case_object(case, where, ("input", "output"))
-    return StdinCase(input=require(record, "input", str, where), output=require(record, "output", str, where))
+    given, accepted = require(record, "input", str, where), _accepted(record, "output", where)
+    output, *also = (require(accepted, place, str, where) for place in accepted)
+    return StdinCase(input=given, output=output, also=tuple(also))
 
 
 def _call_case(case: Any, where: str) -> Case:
-    """Read `{"args": [...] or {...}, "expected": ...}`."""
+    """Read `{"args": [...] or {...}, "expected": ...}`, or `any_of` in place of `expected`."""
     record = _case_object(case, where, ("args", "expected"))
-    for key in ("args", "expected"):
-        if key not in record:
-            raise DataError(f"{dotted(where, key)!r} is missing. Add it (null is a value).")
+    if "args" not in record:
+        raise DataError(f"{dotted(where, 'args')!r} is missing. Add it: an array or an object.")
     args = record["args"]
     if not isinstance(args, list | dict):
         raise DataError(
             f"{dotted(where, 'args')!r} must be an array (by position) or an object (by keyword), "
             f"received {excerpt(args)}. Wrap a single argument in an array."
         )
-    return CallCase(args=args, expected=record["expected"])
+    expected, *also = _accepted(record, "expected", where).values()
+    return CallCase(args=args, expected=expected, also=tuple(also))
+
+
+def _accepted(record: dict[str, Any], key: str, where: str) -> dict[str, Any]:
+    """Return the right outputs of a case by their place in it: the one under `key`, or those of `any_of`."""
+    if "any_of" not in record:
+        if key not in record:
+            null = " (null is a value)" if key == "expected" else ""
+            raise DataError(f"{dotted(where, key)!r} is missing. Add it{null}, or 'any_of' for several.")
+        return {key: record[key]}
+    if key in record:
+        raise DataError(f"{where!r} has both {key!r} and 'any_of'. Keep one; 'any_of' may hold all.")
+    accepted = require(record, "any_of", list, where)
+    if not accepted:
+        raise DataError(f"{dotted(where, 'any_of')!r} is empty: no output would be right. Add at least one.")
+    return {f"any_of[{index}]": value for index, value in enumerate(accepted)}
 
 
 def _assert_case(case: Any, where: str) -> Case:
@@ -123,10 +189,10 @@ def _assert_case(case: Any, where: str) -> Case:
 
 
 def _case_object(case: Any, where: str, keys: tuple[str, str]) -> dict[str, Any]:
-    """Return `case` when it is an object with no other than `keys`."""
+    """Return `case` when it is an object with no other than `keys` and `any_of`."""
     if not isinstance(case, dict):
         raise DataError(f"{where!r} must be an object with {keys[0]!r} and {keys[1]!r}, not {json_name(case)}.")
-    check_keys(case, keys, where)
+    check_keys(case, (*keys, "any_of"), where)
     return case
 
 
@@ -158,7 +224,26 @@ def _metadata(record: dict[str, Any]) -> dict[str, Any]:
 
 def _case_to_json(case: Case) -> Any:
     """Return one case as our format writes it."""
-    return case.source if isinstance(case, AssertCase) else {name: getattr(case, name) for name in case.__slots__}
+    if isinstance(case, AssertCase):
+        return case.source
+    given, right = ("input", "output") if isinstance(case, StdinCase) else ("args", "expected")
+    first = getattr(case, right)
+    return {given: getattr(case, given)} | ({"any_of": [first, *case.also]} if case.also else {right: first})
+
+
+def _check_kept(problem: Problem) -> None:
+    """Refuse expected values of calls that JSON would give back as other ones, such as tuples."""
+    for index, case in enumerate(problem.cases):
+        for value in (case.expected, *case.also):  # type: ignore[union-attr]
+            try:
+                kept = json.loads(json.dumps(value)) == value
+            except (TypeError, ValueError):
+                kept = False
+            if not kept:
+                raise DataError(
+                    f"case {index} expects {excerpt(value)}, which JSON does not hold and checker 'identical' needs as "
+                    "it is. Use checker 'values'."
+                )
 
 
 _CASES = {TestStyle.STDIN: _stdin_case, TestStyle.CALL: _call_case, TestStyle.ASSERT: _assert_case}

@@ -3,18 +3,19 @@
 Owns the container's life and its hardening. It decides no verdict and knows no problem.
 
 Protects against: the network (none), the host's files (read-only image, nothing mounted), privileges (three
-capabilities, which only the warden holds; no-new-privileges; the engine's default seccomp profile), exhaustion
-(memory without swap, one CPU, 64 processes, 32 MiB and 1024 files of scratch), other programs (see `harness`).
-Not against: a hole in the kernel. Pass `runtime="runsc"` (gVisor) where that matters.
+capabilities, which only the warden and its zygote hold, to change uids and to kill; no-new-privileges; the engine's
+default seccomp profile and the filter of `inside.doors`), exhaustion (memory without swap, one CPU, 64 processes,
+32 MiB and 1024 files of scratch), other programs (see `inside`). Not against: a hole in the kernel, or what programs
+learn from the time that things take. Pass `runtime="runsc"` (gVisor) or `"sysbox-runc"` where that matters.
 
 Nothing that runs is left behind: the container's stdin is tied to our connection (StdinOnce). When the owner dies in
 whatever way, the warden reads end of file and ends, and the engine removes the container (auto_remove).
 """
 
 import contextlib
-import functools
 import shutil
 import socket
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,12 @@ from typing import Any
 import docker
 from docker.errors import APIError, DockerException, ImageNotFound
 
-from pgrpo_ray.errors import SandboxError
+from pgrpo_ray.errors import ExhaustedError, NotBegunError, SandboxError
+from pgrpo_ray.sandbox import inside
 from pgrpo_ray.sandbox.wire import Wire
 
 _PIDS = 64
-_FIRST_UID = "10000"
+_FIRST_UID = 10_000
 """Programs get the uids above, one each; ours: above every uid that an image defines."""
 _NO_IPC = {
     # System V and POSIX queues outlive processes: a channel between programs. With room for none, there is none.
@@ -39,14 +41,10 @@ _ENVIRONMENT = {
     "PATH": "/usr/local/bin:/usr/bin:/bin",
     "LANG": "C.UTF-8",
     "HOME": "/tmp",
+    "MALLOC_ARENA_MAX": "1",  # else each thread reserves 64 MiB of the address space that is limited
     # The same program gets the same verdict in every container, even if it prints a set.
     "PYTHONHASHSEED": "0",
 }
-
-
-@functools.cache
-def _harness_source() -> str:
-    return (Path(__file__).parent / "harness.py").read_text(encoding="utf-8")
 
 
 def _client(timeout_s: float = 60) -> docker.APIClient:
@@ -70,7 +68,7 @@ class DockerRunner:
             host_config = self._host_config(memory_mib, runtime)
             self._id = self._api.create_container(
                 image,
-                ["python3", "-s", "-X", "utf8", "-c", _harness_source(), "container", "/tmp", _FIRST_UID],
+                ["python3", *inside.command("container", "/tmp", _FIRST_UID)],
                 stdin_open=True,  # with detach=False: AttachStdin and StdinOnce, the tie described above
                 environment=_ENVIRONMENT,
                 user="0:0",
@@ -107,7 +105,7 @@ class DockerRunner:
                 ulimit(name="nofile", soft=1024, hard=1024),
                 ulimit(name="core", soft=0, hard=0),
                 # Threads get the soft limit of the start, 8 MiB; the warden raises it for the main thread alone.
-                ulimit(name="stack", soft=8 << 20, hard=64 << 20),
+                ulimit(name="stack", soft=8 << 20, hard=-1),
             ],
             log_config=docker.types.LogConfig(type="none"),
             auto_remove=True,
@@ -119,7 +117,22 @@ class DockerRunner:
         wire = self._wire
         if wire is None:
             raise SandboxError("this runner is closed")
-        return wire.ask(request, timeout_s)
+        try:
+            return wire.ask(request, timeout_s)
+        except NotBegunError:
+            raise
+        except SandboxError as error:
+            if self._out_of_memory():
+                raise ExhaustedError(f"the container was out of memory; {error}") from error
+            raise
+
+    def _out_of_memory(self) -> bool:
+        """Tell whether the engine saw the container out of memory in the last minute."""
+        with contextlib.suppress(DockerException, OSError):  # no engine, no evidence
+            now = int(time.time())
+            filters = {"container": [self._id or ""], "event": ["oom"]}
+            return any(self._api.events(since=now - 60, until=now + 1, filters=filters, decode=True))
+        return False
 
     def close(self) -> None:
         """Kill and remove the container. Idempotent; never raises."""

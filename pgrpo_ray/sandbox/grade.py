@@ -1,26 +1,39 @@
-"""From a problem to a harness request, and from the harness's answer to a verdict. Pure functions, no I/O.
+"""From a problem to harness requests, and from the harness's answers to a judgement. Pure functions, no I/O.
 
-Owns every rule about what counts as right. Expected outputs stay on this side: a request holds inputs only, and a
-judgement's `detail` never quotes what was expected. (That they cannot be read from a file is the sandbox's part: the
-process sandbox as an ordinary user cannot prevent it.) An answer comes from a place where an adversary ran, so nothing
-in it is believed beyond what it says about itself: the number of cases must be the number asked, values are decoded
-into plain Python objects and compared here.
+Expected outputs stay on this side: a request holds inputs only, and a judgement's `detail` never quotes what was
+expected. (That they cannot be read from a file is the sandbox's part: the process sandbox as an ordinary user cannot
+prevent it.) Asserts of a plain form become calls (`asserts`); the others run beside the program, but never in its
+process. An answer comes from a place where an adversary ran, so nothing in it is believed beyond what a program may say
+of itself: the number of cases must be the number asked, values are decoded into plain Python objects and compared here.
+
+A failure counts only of a case that had its process to itself (`fresh`); a time limit that only load may explain is
+judged again alone. `judge` asks for both.
 """
 
+import functools
+import hashlib
 import json
-import math
-import re
+import signal
 import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from pgrpo_ray.types import AssertCase, CallCase, Judgement, Problem, StdinCase, TestStyle, Verdict
+from pgrpo_ray.errors import DataError
+from pgrpo_ray.sandbox import asserts, checkers, languages
+from pgrpo_ray.sandbox.inside.codec import MAX_DEPTH, Encoder, decode
+from pgrpo_ray.types import CallCase, Judgement, Problem, TestStyle, Verdict
 
+CPU_GRACE = 1.5
+"""Times its CPU limit a program may run on, so that a quiet machine can have the last word. Ours: load made CPU time up
+to 1.3 times longer where we measured."""
+CPU_TOLERANCE = 1.02
+"""Times the CPU limit that still pass: what the same program varies by on a quiet machine."""
+FIRST_WAVE = 16
+"""Cases asked for at first where the first failure ends it all; each further wave is twice as long."""
+WAVE_CHARS = 8 << 20
+"""Of input in one request."""
 _DETAIL_CHARS = 300
-_TOLERANCE = 1e-6
-"""Relative and absolute, for floats in returned values. Ours: LiveCodeBench compares exactly, which fails programs that
-add in another order; 1e-6 is the usual tolerance of judges."""
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-"""A decimal number and nothing else: `float()` would also take `1_0`, `nan` and full-width digits."""
 _VERDICTS = {
     "failed": Verdict.WRONG_ANSWER,
     "error": Verdict.RUNTIME_ERROR,
@@ -30,86 +43,242 @@ _VERDICTS = {
     "memory_limit": Verdict.MEMORY_LIMIT,
     "output_limit": Verdict.OUTPUT_LIMIT,
 }
+_ENCODING_BUDGET = 64 << 20
+"""Nodes and characters of one case's arguments: far above real tests."""
 
 
-class Opaque:
-    """A value that is not plain data. Equals nothing, itself included."""
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one result says about one case."""
 
-    __slots__ = ()
-    __hash__ = object.__hash__
+    verdict: Verdict
+    detail: str = ""
+    in_doubt: bool = False
+    """A time limit that a quiet machine might not confirm."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How the sandbox will run a problem's cases, and who compares. Made once a problem."""
+
+    style: TestStyle
+    """As the sandbox sees it: asserts may have become calls."""
+    cases: tuple[dict[str, Any], ...]
+    """As the harness takes them."""
+    check: Callable[[int, Any], str]
+    """Say what is wrong with case i's output (text, or a list of values), "" when nothing is."""
+    toolchain: dict[str, Any] | None
+    """What builds a program of a compiled language."""
+    digest: bytes
+    """Of all that a verdict depends on, but for the program."""
+
+
+Ask = Callable[[Sequence[int], bool], list[dict[str, Any]]]
+"""`ask(cases, alone)`: run these cases, with nothing else running where `alone`; one result each."""
+
+
+def judge(problem: Problem, ask: Ask, sandbox: str, *, fail_fast: bool) -> Judgement:
+    """Have one program run through its cases and say what became of it.
+
+    The first case that does not pass gives the verdict. `fail_fast` ends there; without it the remaining cases count as
+    well, in `tests_passed`, unless a limit ended the program.
+    """
+    trial = _Trial(problem, ask, fail_fast)
+    trial.run()
+    outcomes, seen = trial.outcomes, trial.seen
+    failed = next((index for index, one in enumerate(outcomes) if one.verdict is not Verdict.PASSED), None)
+    first = Outcome(Verdict.PASSED) if failed is None else outcomes[failed]
+    return Judgement(
+        verdict=first.verdict,
+        tests_passed=sum(one.verdict is Verdict.PASSED for one in outcomes),
+        tests_total=len(problem.cases),
+        duration_ms=round(sum(result.get("wall_ms", 0.0) for result in seen), 3),
+        sandbox=sandbox,
+        first_failed=failed,
+        detail=printable(first.detail),
+        cpu_ms=round(sum(result.get("cpu_ms", 0.0) for result in seen), 3),
+        peak_mib=round(max((result.get("peak_kib", 0) for result in seen), default=0) / 1024, 3),
+    )
+
+
+class _Trial:
+    """One program on its way through its cases."""
+
+    def __init__(self, problem: Problem, ask: Ask, fail_fast: bool):
+        self.problem = problem
+        self.ask = ask
+        self.fail_fast = fail_fast
+        self.outcomes: list[Outcome] = []
+        self.seen: list[dict[str, Any]] = []
+        """All results, also of cases that were run again."""
+
+    def run(self) -> None:
+        """Fill `outcomes`, one a case from the first on, until all are known or the rest does not matter."""
+        for wave in waves(plan_of(self.problem), self.fail_fast):
+            while wave:
+                results = self._results(wave, False)
+                if results is None:
+                    return
+                troubled = False
+                for index, result in zip(wave, results, strict=True):
+                    if result["status"] == "skipped" and troubled:
+                        if any(one.verdict is not Verdict.PASSED for one in self.outcomes):
+                            return
+                        break  # the failure that it was skipped behind has been taken back
+                    troubled = troubled or result["status"] != "ok"
+                    self.outcomes.append(self._outcome(index, result))
+                    if self.fail_fast and self.outcomes[-1].verdict is not Verdict.PASSED:
+                        return
+                wave = [index for index in wave if index >= len(self.outcomes)]
+
+    def _outcome(self, index: int, result: dict[str, Any]) -> Outcome:
+        """Decide one case, after asking again where its failure may not be its own."""
+        outcome = decide(self.problem, index, result)
+        if outcome.verdict is not Verdict.PASSED and _deserves_another(result):
+            outcome = self._again(index, False)
+        return self._again(index, True) if outcome.in_doubt else outcome
+
+    def _again(self, index: int, alone: bool) -> Outcome:
+        results = self._results([index], alone)
+        return self.outcomes.pop() if results is None else decide(self.problem, index, results[0])
+
+    def _results(self, cases: Sequence[int], alone: bool) -> list[dict[str, Any]] | None:
+        """Ask for cases. None, and a last outcome, where the answer is not one for each."""
+        results = self.ask(cases, alone)
+        self.seen += results
+        if len(results) == len(cases):
+            return results
+        detail = f"{len(results)} cases answered, {len(cases)} asked"
+        self.outcomes.append(Outcome(Verdict.TAMPERED, detail))
+        return None
+
+
+def _deserves_another(result: dict[str, Any]) -> bool:
+    """A case behind others, or one that was killed: by itself, or by somebody on the host."""
+    if result["status"] == "skipped":
+        return False
+    return not result.get("fresh") or result.get("signal") == signal.SIGKILL
+
+
+def waves(plan: Plan, fail_fast: bool) -> Iterator[list[int]]:
+    """Yield the indices of the cases in the portions in which they are asked for."""
+    wave: list[int] = []
+    most, size = FIRST_WAVE if fail_fast else len(plan.cases), 0
+    for index, case in enumerate(plan.cases):
+        size += len(case.get("stdin", ""))
+        if wave and (len(wave) == most or size > WAVE_CHARS):
+            yield wave
+            wave, most, size = [], 2 * most, len(case.get("stdin", ""))
+        wave.append(index)
+    yield wave
+
+
+def plan_of(problem: Problem) -> Plan:
+    """Return the plan of a problem. Raises `DataError` when its checker or language is unknown."""
+    return _planned(_Same(problem))
+
+
+class _Same:
+    """A problem as a key: equal to itself alone, because comparing megabytes of tests would cost more than planning."""
+
+    __slots__ = ("problem",)
+
+    def __init__(self, problem: Problem):
+        self.problem = problem
+
+    def __hash__(self) -> int:
+        return id(self.problem)
 
     def __eq__(self, other: object) -> bool:
-        return False
+        return isinstance(other, _Same) and self.problem is other.problem
 
 
-def make_request(problem: Problem, program: str, request_id: str, *, together: bool = False) -> dict[str, Any]:
-    """Build the harness request for one program. It holds inputs only.
+@functools.lru_cache(maxsize=4096)
+def _planned(key: _Same) -> Plan:
+    problem = key.problem
+    style, cases, check = _styled(problem)
+    toolchain = None
+    if language := languages.toolchain(problem.language):
+        toolchain = {
+            "source": language.source,
+            "build": list(language.build),
+            "artifact": language.artifact,
+            "limits": languages.BUILD_LIMITS,
+        }
+    parts = (style, problem.cases, problem.entry_point, problem.setup, problem.completion_prefix, problem.limits)
+    identity = (*parts, problem.language, problem.checker, problem.metadata.get("float_tolerance"))
+    digest = hashlib.blake2b(repr(identity).encode("utf-8", "surrogatepass")).digest()
+    return Plan(style, cases, check, toolchain, digest)
 
-    `together`: all cases of style `call` in one process; see `settled`. A program whose first non-blank line is
-    indented continues `problem.completion_prefix`.
+
+def _styled(problem: Problem) -> tuple[TestStyle, tuple[dict[str, Any], ...], Callable[[int, Any], str]]:
+    """Return the style in which the problem is run, its cases as the harness takes them, and their comparison."""
+    if problem.style is TestStyle.ASSERT:
+        converted = [asserts.as_calls(problem, case.source) for case in problem.cases]
+        if all(calls is not None for calls in converted):
+            cases = tuple({"calls": [_call(c.args, c.kwargs, c.name) for c in calls or ()]} for calls in converted)
+            return TestStyle.CALL, cases, lambda index, values: _check_calls(converted[index] or [], values)
+        return TestStyle.ASSERT, tuple({"source": case.source} for case in problem.cases), lambda index, _: ""
+    checker = checkers.find(problem)
+    if problem.style is TestStyle.STDIN:
+        cases = tuple({"stdin": case.input} for case in problem.cases)
+        return TestStyle.STDIN, cases, lambda index, text: checker(problem, problem.cases[index], text)
+    cases = tuple({"calls": [_call(*_arguments(case), problem.entry_point)]} for case in problem.cases)
+    return TestStyle.CALL, cases, lambda index, values: checker(problem, problem.cases[index], values[0])
+
+
+def _arguments(case: CallCase) -> tuple[Sequence[Any], dict[str, Any]]:
+    return ((), case.args) if isinstance(case.args, dict) else (case.args, {})
+
+
+def _call(args: Sequence[Any], kwargs: dict[str, Any], name: str | None) -> dict[str, Any]:
+    encoder = Encoder(_ENCODING_BUDGET)
+    call = {"name": name, "args": encoder.encode(list(args)), "kwargs": encoder.encode(kwargs)}
+    if encoder.lossy:
+        raise DataError(f"the arguments for {name} nest deeper than {MAX_DEPTH} levels. Flatten them.")
+    return call
+
+
+def _check_calls(calls: list[asserts.Call], values: list[Any]) -> str:
+    """Compare the values of one test's calls with what its asserts want."""
+    for number, (call, value) in enumerate(zip(calls, values, strict=True), 1):
+        if not asserts.holds(call, value):
+            return f"assert {number}: the returned value of type {type(value).__name__} does not hold"
+    return ""
+
+
+def make_request(
+    problem: Problem,
+    program: str,
+    request_id: str,
+    cases: Sequence[int] | None = None,
+    *,
+    stop_early: bool = False,
+    cpu_factor: float = 1.0,
+) -> dict[str, Any]:
+    """Build the harness request for some cases (None: all) of one program. It holds inputs only.
+
+    A program whose first non-blank line is indented continues `problem.completion_prefix`. `cpu_factor` stretches the
+    CPU limit where the machine is known to be slower than it was.
     """
-    limits = problem.limits
+    plan, limits = plan_of(problem), problem.limits
     return {
         "id": request_id,
-        "style": problem.style.value,
+        "style": plan.style.value,
         "program": complete(problem.completion_prefix, program),
         "entry_point": problem.entry_point,
         "setup": problem.setup,
         "limits": {
-            "cpu_s": limits.cpu_s,
+            "cpu_s": limits.cpu_s * cpu_factor,
+            "cpu_grace": CPU_GRACE,
             "wall_s": limits.wall_s,
             "memory_mib": limits.memory_mib,
             "output_kib": limits.output_kib,
         },
-        "cases": [_inputs(case) for case in problem.cases],
-        "together": together,
+        "cases": list(plan.cases) if cases is None else [plan.cases[index] for index in cases],
+        "stop_early": stop_early,
+        "toolchain": plan.toolchain,
     }
-
-
-def _apart(result: dict[str, Any], total: int) -> list[dict[str, Any]]:
-    """Split the one result of a `together` run into one a case.
-
-    A program that does not even load fails its first case, and the others need not run. Any other failure of the whole,
-    and a statement that has not the form of outcomes, stays too short to settle on.
-    """
-    if result["status"] in ("compile_error", "error") and "signal" not in result:
-        return [result] + [{"status": "skipped"}] * (total - 1)
-    if result["status"] != "ok":
-        return [result]
-    try:
-        outcomes = [(str(status), str(text)) for status, text in json.loads(result["value"])]
-    except (ValueError, TypeError, RecursionError):
-        return []
-    cases: list[dict[str, Any]] = [
-        {"status": "ok", "value": text} if status == "value" else {"status": status, "detail": text}
-        for status, text in outcomes
-    ]
-    if cases:
-        cases[0]["wall_ms"] = result["wall_ms"]  # of all of them
-    return cases
-
-
-def may_run_together(problem: Problem) -> bool:
-    """True where one process for all cases can save forks."""
-    return problem.style is TestStyle.CALL and len(problem.cases) > 1
-
-
-def settled(judgement: Judgement) -> bool:
-    """True when a `together` run need not be repeated with a process for each case.
-
-    All cases passed within the limits of one, or the first case failed, which met the program in its fresh state.
-    A later failure may be owed to state that earlier cases left, and a limit to their sum: those are run again apart.
-    What passes only because of state that it keeps between calls passes here; it still gave every right value.
-    (`tests_passed` of a settled failure counts cases that ran after it in the same process.)
-    """
-    fresh = judgement.verdict in (Verdict.WRONG_ANSWER, Verdict.RUNTIME_ERROR, Verdict.COMPILE_ERROR)
-    return judgement.passed or (judgement.first_failed == 0 and fresh)
-
-
-def _inputs(case: StdinCase | CallCase | AssertCase) -> dict[str, Any]:
-    if isinstance(case, StdinCase):
-        return {"stdin": case.input}
-    return {"args": case.args} if isinstance(case, CallCase) else {"source": case.source}
 
 
 def complete(prefix: str, program: str) -> str:
@@ -118,139 +287,48 @@ def complete(prefix: str, program: str) -> str:
     return prefix.rstrip("\n") + "\n" + program if prefix and first[:1] in (" ", "\t") else program
 
 
-def deadline_s(problem: Problem, slack_s: float) -> float:
-    """Return the host's patience for one program, seconds: every case at its wall limit, plus `slack_s`."""
-    return len(problem.cases) * (problem.limits.wall_s + 0.5) + slack_s
+def deadline_s(problem: Problem, num_cases: int, slack_s: float) -> float:
+    """Return the host's patience for one request, seconds: the harness's own for each case, plus `slack_s`."""
+    build_s = languages.BUILD_LIMITS["wall_s"] if problem.language != languages.PYTHON else 0.0
+    return num_cases * (_WALL_PATIENCE * problem.limits.wall_s + 0.5) + build_s + slack_s
 
 
-def decide(problem: Problem, answer: dict[str, Any], sandbox: str, *, together: bool = False) -> Judgement:
-    """Turn the harness's answer into a judgement. The first case that does not pass gives the verdict.
-
-    `together`: as the request was. `tests_passed` counts passed cases among those that ran: after a limit the harness
-    skips the rest.
-    """
-    total, results = len(problem.cases), answer["cases"]
-    if together:
-        results = _apart(results[0], total)
-    duration_ms = sum(result.get("wall_ms", 0.0) for result in results)
-    if len(results) != total:
-        detail = f"{len(results)} cases answered, {total} asked"
-        return Judgement(Verdict.TAMPERED, 0, total, duration_ms, sandbox, detail=detail)
-    judged = [_decide_case(problem, case, result) for case, result in zip(problem.cases, results, strict=True)]
-    failed = next((index for index, (verdict, _) in enumerate(judged) if verdict is not Verdict.PASSED), None)
-    verdict, detail = (Verdict.PASSED, "") if failed is None else judged[failed]
-    return Judgement(
-        verdict=verdict,
-        tests_passed=sum(verdict is Verdict.PASSED for verdict, _ in judged),
-        tests_total=total,
-        duration_ms=round(duration_ms, 3),
-        sandbox=sandbox,
-        first_failed=failed,
-        detail=printable(detail),
-    )
+_WALL_PATIENCE = 5
+"""The harness's: times the wall limit for a case that only waits for a processor."""
 
 
-def _decide_case(problem: Problem, case: Any, result: dict[str, Any]) -> tuple[Verdict, str]:
-    status = result.get("status")
+def decide(problem: Problem, index: int, result: dict[str, Any]) -> Outcome:
+    """Turn the result of one case into an outcome. Raises `CheckerError` when the problem's checker is defective."""
+    status, limit_ms = result.get("status"), result.get("cpu_limit_ms", problem.limits.cpu_s * 1000)
+    cpu_ms = result.get("cpu_ms", 0.0)
+    if status == "time_limit":
+        return Outcome(Verdict.TIME_LIMIT, result.get("detail", ""), in_doubt=bool(result.get("in_doubt")))
     if status != "ok":
         # An unknown status, or `skipped` with no failure before it, can only be a forgery.
-        return _VERDICTS.get(status, Verdict.TAMPERED), result.get("detail", "")
-    if problem.style is TestStyle.ASSERT:
-        return Verdict.PASSED, ""
-    if problem.style is TestStyle.STDIN:
-        difference = differs(result["output"], case.output, problem.metadata.get("float_tolerance"))
-        return (Verdict.WRONG_ANSWER, difference) if difference else (Verdict.PASSED, "")
-    try:
-        value = decode(json.loads(result["value"]))
-    except (ValueError, KeyError, TypeError, IndexError, RecursionError):
-        return Verdict.TAMPERED, "the reported value is damaged"
-    try:
-        if equal(value, case.expected):
-            return Verdict.PASSED, ""
-    except (ValueError, RecursionError, OverflowError):  # such as a key of 5000 digits: whatever it is, it is not right
-        return Verdict.WRONG_ANSWER, "returned value cannot be compared"
-    return Verdict.WRONG_ANSWER, f"returned value of type {type(value).__name__} differs"
+        return Outcome(_VERDICTS.get(str(status), Verdict.TAMPERED), result.get("detail", ""))
+    if cpu_ms > CPU_TOLERANCE * limit_ms:
+        return Outcome(Verdict.TIME_LIMIT, f"{cpu_ms / 1000:.2f} s of CPU time", in_doubt=True)
+    outcome = _compare(problem, index, result)
+    if outcome.verdict is Verdict.PASSED and result.get("stray"):
+        return Outcome(Verdict.TAMPERED, "wrote to a descriptor of the harness")
+    return outcome
 
 
-def differs(output: str, expected: str, tolerance: float | None = None) -> str:
-    """Compare token by token (split at white space); return "" when equal, else where they part.
-
-    `tolerance` is absolute and relative, for tokens that are both decimal numbers; None compares text alone.
-    """
-    got, want = output.split(), expected.split()
-    for index, (left, right) in enumerate(zip(got, want, strict=False)):  # lengths are compared below
-        if left != right and not _close(left, right, tolerance):
-            return f"output differs at token {index + 1}"
-    return f"output has {len(got)} tokens, not as many as expected" if len(got) != len(want) else ""
-
-
-def _close(left: str, right: str, tolerance: float | None) -> bool:
-    if tolerance is None or not (_NUMBER.fullmatch(left) and _NUMBER.fullmatch(right)):
-        return False
-    return math.isclose(float(left), float(right), rel_tol=tolerance, abs_tol=tolerance)
-
-
-def decode(encoded: Any) -> Any:
-    """Turn the harness's tagged JSON into plain Python objects. Raises `ValueError` and its like when damaged."""
-    if isinstance(encoded, list):
-        return [decode(item) for item in encoded]
-    if not isinstance(encoded, dict):
-        return encoded
-    ((tag, content),) = encoded.items()
-    if tag == "t":
-        return tuple(decode(item) for item in content)
-    if tag == "s":
-        return frozenset(decode(item) for item in content)
-    if tag == "d":
-        return {decode(key): decode(value) for key, value in content}
-    if tag == "c":
-        return complex(float(content[0]), float(content[1]))
-    simple = {"i": lambda text: int(text, 16), "f": float, "b": bytes.fromhex, "?": lambda _: Opaque()}
-    return simple[tag](content)
-
-
-def equal(value: Any, expected: Any) -> bool:
-    """Compare a returned value with an expected JSON value.
-
-    Python's equality, widened where JSON is narrower than Python: a tuple equals a list; a set equals a list with the
-    same members, each once, in any order; a key that is no string equals its JSON spelling. Floats are equal within
-    1e-6, relative or absolute, except inside sets. NaN equals nothing.
-    """
-    if isinstance(value, (list, tuple)) and isinstance(expected, list):
-        return len(value) == len(expected) and all(map(equal, value, expected))
-    if isinstance(value, frozenset) and isinstance(expected, list):
-        return len(value) == len(expected) and _frozen(value) == frozenset(map(_frozen, expected))
-    if isinstance(value, dict) and isinstance(expected, dict):
-        spelled = {_json_key(key): item for key, item in value.items()}
-        return (
-            len(spelled) == len(value) == len(expected)
-            and spelled.keys() == expected.keys()
-            and all(equal(spelled[key], expected[key]) for key in expected)
-        )
-    if isinstance(value, float) or (isinstance(expected, float) and isinstance(value, int)):
-        return isinstance(expected, (int, float)) and _near(value, expected)
-    return bool(value == expected)
-
-
-def _near(value: float, expected: float) -> bool:
-    try:
-        return math.isclose(value, expected, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE)
-    except OverflowError:  # an integer beyond every float
-        return value == expected
-
-
-def _frozen(value: Any) -> Any:
-    """Make lists and tuples one hashable kind, for comparison of sets."""
-    if isinstance(value, (list, tuple)):
-        return tuple(map(_frozen, value))
-    if isinstance(value, frozenset):
-        return frozenset(map(_frozen, value))
-    return json.dumps(value, sort_keys=True) if isinstance(value, dict) else value
-
-
-def _json_key(key: Any) -> Any:
-    """Spell a key as `json.dumps` would; keys that JSON lacks stay what they are and match none."""
-    return json.dumps(key) if key is None or isinstance(key, (bool, int, float)) else key
+def _compare(problem: Problem, index: int, result: dict[str, Any]) -> Outcome:
+    plan = plan_of(problem)
+    if plan.style is TestStyle.STDIN:
+        output: Any = result["output"]
+    elif plan.style is TestStyle.CALL:
+        try:
+            output = decode(json.loads(result["value"]))
+            if type(output) is not list or len(output) != len(plan.cases[index]["calls"]):
+                raise ValueError("not one value for each call")
+        except (ValueError, KeyError, TypeError, IndexError, ArithmeticError, RecursionError):
+            return Outcome(Verdict.TAMPERED, "the reported value is damaged")
+    else:
+        output = None  # the checker inside has compared
+    difference = plan.check(index, output)
+    return Outcome(Verdict.WRONG_ANSWER, difference) if difference else Outcome(Verdict.PASSED)
 
 
 def printable(text: str) -> str:

@@ -1,17 +1,20 @@
-"""The runner image: Python's standard library and nothing else. `python -m pgrpo_ray.sandbox.image` makes it.
+"""The runner image: Python's standard library, and the compilers of `languages` where they are asked for.
+
+`python -m pgrpo_ray.sandbox.image` makes it, `... --with cpp` one that has C++ as well.
 
 No registry is needed. Two ways, in this order:
-1. apt: the package closure of `python3-minimal` is downloaded, unpacked without running its scripts, trimmed, and
-   imported. First because it is quick (about 20 s), needs no root, and works behind a mirror, while a registry that
-   cannot be reached may take minutes to say so.
-2. pull `python:3.11-slim`, where apt does not exist.
+1. apt: the closure of the packages is downloaded, unpacked without running its scripts, trimmed, and
+   imported. First because it is quick (about 20 s; C++ 10 more), needs no root, and works behind a mirror, while a
+   registry that cannot be reached may take minutes to say so.
+2. pull an image that has Python and the compilers, where apt does not exist.
 (debootstrap needs root and what apt needs as well, so it is no third way.)
 
 Byte code is compiled once, inside the image: the container's root is read-only, so every import of every program
-would compile anew otherwise. The tag is a key of the recipe: a changed recipe makes a new image, an existing tag
-returns at once.
+would compile anew otherwise. Then every compiler is tried. The tag is a key of the recipe: a changed recipe makes a new
+image, an existing tag returns at once.
 """
 
+import argparse
 import contextlib
 import hashlib
 import os
@@ -19,11 +22,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from pgrpo_ray.errors import EnvironmentFault, SandboxError
+from pgrpo_ray.errors import DataError, EnvironmentFault, SandboxError
 from pgrpo_ray.sandbox.docker_runner import engine_problem, image_exists, import_image, pull_image
+from pgrpo_ray.sandbox.languages import PYTHON, Language, toolchain
 
 PACKAGES = ("python3-minimal", "libpython3-stdlib", "libgcc-s1")
 _UNUSED = ("debconf", "perl-base", "dpkg", "tar", "readline-common", "gcc-12-base", "media-types", "netbase")
@@ -42,51 +46,85 @@ _TRIMMED = (
 )
 _COMPILE = "import compileall, sysconfig; compileall.compile_dir(sysconfig.get_path('stdlib'), quiet=2, workers=1)"
 _PULLED = "python:3.11-slim"
-_RECIPE = "\n".join([*PACKAGES, *_UNUSED, *_TRIMMED, _COMPILE, _PULLED])
-DEFAULT_TAG = f"pgrpo-sandbox:{hashlib.sha256(_RECIPE.encode()).hexdigest()[:12]}"
-"""The image that `make setup` builds and that runs use when `sandbox.image` is unset."""
 
 
-def ensure_image(tag: str = DEFAULT_TAG) -> None:
-    """Make image `tag` unless the engine has it. Prints what it does.
+def image_tag(languages: Collection[str] = ()) -> str:
+    """Return the tag of the image that runs Python and `languages`. Raises `DataError` for an unknown language."""
+    recipe = [*PACKAGES, *_UNUSED, *_TRIMMED, _COMPILE, _PULLED]
+    for language in _toolchains(languages):
+        recipe += [*language.packages, *language.unneeded, language.prepare, *language.probe, str(language.registry)]
+    return f"pgrpo-sandbox:{hashlib.sha256(chr(10).join(recipe).encode()).hexdigest()[:12]}"
 
-    Raises `EnvironmentFault` when no engine answers or neither way works, with the reason of each.
+
+def _toolchains(languages: Collection[str]) -> list[Language]:
+    """Return what must be added for `languages`: in one order, each once, as the tag demands."""
+    return [language for name in sorted(set(languages)) if (language := toolchain(name))]
+
+
+DEFAULT_TAG = image_tag()
+"""The image that `make setup` builds, and that runs use when `sandbox.image` is unset and all programs are Python."""
+
+
+def ensure_image(languages: Collection[str] = ()) -> str:
+    """Make the image for `languages` unless the engine has it; return its tag. Prints what it does.
+
+    Raises `EnvironmentFault` when no engine answers or no way works, with the reason of each, and `DataError` for an
+    unknown language.
     """
+    tag, toolchains = image_tag(languages), _toolchains(languages)
     problem = engine_problem()
     if problem:
         raise EnvironmentFault(problem)
     if image_exists(tag):
-        return
+        return tag
+    ways = [("apt packages", lambda: _from_apt(tag, toolchains))]
+    reference = _pulled(toolchains)
+    if reference is not None:
+        ways.append((f"pulling {reference}", lambda: pull_image(reference, tag)))
     reasons = []
-    ways = [("apt packages", _from_apt), (f"pulling {_PULLED}", lambda tag: pull_image(_PULLED, tag))]
     for name, make in ways:
         print(f"sandbox image {tag}: trying {name}", flush=True)
         try:
-            make(tag)
+            make()
         except (SandboxError, EnvironmentFault, OSError) as error:
             reasons.append(f"{name}: {error}")
             print(f"  did not work: {error}", flush=True)
         else:
             print(f"sandbox image {tag}: ready", flush=True)
-            return
+            return tag
     raise EnvironmentFault(f"cannot make the sandbox image {tag}. " + " | ".join(reasons))
 
 
-def _from_apt(tag: str) -> None:
+def _pulled(toolchains: list[Language]) -> str | None:
+    """Return the registry image that has all `toolchains`; None when no single one is known to."""
+    references = {language.registry for language in toolchains} or {_PULLED}
+    return references.pop() if len(references) == 1 else None
+
+
+def _from_apt(tag: str, toolchains: list[Language]) -> None:
     missing = [tool for tool in ("apt-get", "dpkg-deb", "tar") if shutil.which(tool) is None]
     if missing:
         raise EnvironmentFault(f"{', '.join(missing)} not found: this is no Debian-like system")
     with tempfile.TemporaryDirectory(prefix="pgrpo-image-") as name:
         stage = Path(name)
-        packages = _download(stage)
-        root = _unpack(packages, stage / "root")
+        packages = _download(stage, [*PACKAGES, *(name for language in toolchains for name in language.packages)])
+        unneeded = [*_TRIMMED, *(pattern for language in toolchains for pattern in language.unneeded)]
+        root = _unpack(packages, stage / "root", unneeded)
         tarball = stage / "root.tar"
         _run(["tar", "--numeric-owner", "--owner=0", "--group=0", "-C", str(root), "-cf", str(tarball), "."])
         print(f"  importing {tarball.stat().st_size >> 20} MiB, compiling byte code", flush=True)
-        import_image(tarball, tag, prepare=["python3", "-I", "-c", _COMPILE])
+        import_image(tarball, tag, prepare=["python3", "-I", "-c", _preparation(toolchains)])
 
 
-def _download(stage: Path) -> list[Path]:
+def _preparation(toolchains: list[Language]) -> str:
+    """Return the Python source that finishes a new image from within; it fails where a toolchain does not work."""
+    steps = [_COMPILE]
+    for language in toolchains:
+        steps += [language.prepare, f"import subprocess; subprocess.run({list(language.probe)}, check=True)"]
+    return "\n".join(steps)
+
+
+def _download(stage: Path, names: list[str]) -> list[Path]:
     """Download the closure as if nothing were installed here; needs no root. Return the .deb files."""
     archives = stage / "archives"
     (archives / "partial").mkdir(parents=True)
@@ -107,13 +145,13 @@ def _download(stage: Path) -> list[Path]:
         print("  no apt lists here: fetching private ones", flush=True)
         _run(["apt-get", *_options(options), "-qq", "update"])
     try:
-        _run(["apt-get", *_options(options), "-qq", "-y", "--download-only", "install", *PACKAGES])
+        _run(["apt-get", *_options(options), "-qq", "-y", "--download-only", "install", *names])
     except EnvironmentFault:
         # Lists of an old container image may name versions that the mirror no longer has.
         (stage / "lists" / "partial").mkdir(parents=True, exist_ok=True)
         options["Dir::State::lists"] = stage / "lists"
         _run(["apt-get", *_options(options), "-qq", "update"])
-        _run(["apt-get", *_options(options), "-qq", "-y", "--download-only", "install", *PACKAGES])
+        _run(["apt-get", *_options(options), "-qq", "-y", "--download-only", "install", *names])
     return [deb for deb in sorted(archives.glob("*.deb")) if deb.name.split("_")[0] not in _UNUSED]
 
 
@@ -122,7 +160,7 @@ def _options(options: dict[str, object]) -> Iterator[str]:
         yield from ("-o", f"{key}={value}")
 
 
-def _unpack(packages: list[Path], root: Path) -> Path:
+def _unpack(packages: list[Path], root: Path, unneeded: list[str]) -> Path:
     """Unpack without maintainer scripts and drop what a program cannot need."""
     for folder in ("usr/bin", "usr/sbin", "usr/lib", "usr/lib64", "tmp", "etc"):
         (root / folder).mkdir(parents=True)
@@ -133,9 +171,9 @@ def _unpack(packages: list[Path], root: Path) -> Path:
             _run(["tar", "-x", "--keep-directory-symlink", "--no-same-owner", "-C", str(root)], content.stdout)
         if content.returncode:
             raise EnvironmentFault(f"dpkg-deb cannot unpack {deb.name}: status {content.returncode}")
-    for pattern in _TRIMMED:
+    for pattern in unneeded:
         for path in root.glob(pattern):
-            shutil.rmtree(path)
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     for path in root.rglob("*"):  # a staged read-only or private file must still be readable by any uid inside
         with contextlib.suppress(FileNotFoundError):
             if not path.is_symlink():
@@ -153,16 +191,22 @@ def _run(command: list[str], stdin=subprocess.DEVNULL) -> None:
 
 
 def main() -> None:
-    """Make the default image. Without an engine say so and succeed: local runs fall back to the process sandbox."""
+    """Make an image. Without an engine say so; that is no failure unless a language was asked for.
+
+    Local runs of Python fall back to the process sandbox, so `make setup` has not failed then.
+    """
+    parser = argparse.ArgumentParser(prog="python -m pgrpo_ray.sandbox.image", description="Make the runner image.")
+    parser.add_argument("--with", dest="languages", action="append", default=[], metavar="LANGUAGE", help="such as cpp")
+    languages = [name for name in parser.parse_args().languages if name != PYTHON]
     problem = engine_problem()
-    if problem:
+    if problem and not languages:
         print(f"no sandbox image: {problem}\nUntil then local runs use the weaker process sandbox.", file=sys.stderr)
         return
     try:
-        ensure_image()
-    except (EnvironmentFault, SandboxError) as error:
+        tag = ensure_image(languages)
+    except (DataError, EnvironmentFault, SandboxError) as error:
         sys.exit(f"error: {error}")
-    print(f"sandbox image {DEFAULT_TAG} is there")
+    print(f"sandbox image {tag} is there")
 
 
 if __name__ == "__main__":

@@ -1,32 +1,57 @@
 """The execution pool: several runners kept busy, failures of the machinery kept apart from failures of programs.
 
-Who waits for whom: callers of `judge_many` wait for their futures. One thread a slot takes work from one queue and
-waits for its runner, never longer than the program's deadline. A runner that fails or says it is dirty is closed and
-replaced by its slot's thread before the next program. `close` closes the runners under their threads, which wakes
-them; work that was not done is answered with an error. So every caller gets an answer for every program.
+Usable on its own, without Ray:
 
-Invariant: a verdict is the program's doing. After `retries` more attempts on fresh runners a machinery failure becomes
-`Judgement(verdict=None, error=...)`, never a verdict. Before its first program every runner must judge three canaries
-rightly: one that passes, one that fails, one that is stopped for what it prints. A judge that cannot tell is no judge.
+    from pgrpo_ray.config import SandboxSection
+    from pgrpo_ray.sandbox.pool import make_pool
+    from pgrpo_ray.types import Problem, StdinCase, TestStyle
+
+    problem = Problem("sum", "Add two integers.", TestStyle.STDIN, (StdinCase("1 2", "3"), StdinCase("5 5", "10")))
+    pool = make_pool("docker", SandboxSection(slots=2))
+    try:
+        print(pool.judge(problem, "print(sum(map(int, input().split())))").verdict)
+    finally:
+        pool.close()
+
+Who waits for whom: callers of `judge_many` wait, first for room in the queue, then for their verdicts, never beyond
+their deadline. Two threads a slot take programs and wait for its runner, never longer than the request's deadline: it
+runs one program at a time, and while it does the other thread compares the last outputs and sends the next program. A
+runner that fails or says it is dirty is closed, and replaced by one of its threads before it is asked again. A program
+that is judged alone waits until the other slots have finished what they run, and they wait for it. `close` closes the
+runners under their threads, which wakes them. So every caller gets an answer for every program.
+
+Invariants: a verdict is the program's doing; after `retries` more attempts on fresh runners a machinery failure becomes
+`Judgement(verdict=None, error=...)`, but for a program under which two containers ran out of memory. Before its first
+program every runner must judge canaries rightly: one that passes, one that fails, one that is stopped for what it
+prints. A judge that cannot tell is no judge. Two equal programs for one problem that wait at the same time are judged
+once, and so are those that a deterministic verdict is remembered for.
 """
 
 import contextlib
+import hashlib
 import itertools
 import queue
 import threading
 import time
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import dataclass, field
 
-from pgrpo_ray.errors import SandboxError
+from pgrpo_ray.config import SandboxSection
+from pgrpo_ray.errors import CheckerError, ExhaustedError, NotBegunError, SandboxError
 from pgrpo_ray.protocols import Runner
-from pgrpo_ray.sandbox.grade import deadline_s, decide, make_request, may_run_together, settled
+from pgrpo_ray.sandbox import grade
+from pgrpo_ray.sandbox.runners import runner_factory
 from pgrpo_ray.types import CallCase, Judgement, Limits, Problem, StdinCase, TestStyle, Verdict
 
 _SLACK_S = 15.0
-"""Beyond a program's own wall limits. Ours: covers the start of a container on a busy machine."""
+"""Beyond a program's own limits. Ours: covers the start of a container on a busy machine."""
 _BACKOFF_S = 0.2
 """Before a new runner after a failed start, times the attempt: an engine that restarts needs a moment."""
+_LANES = 2
+"""Threads a slot."""
 _CANARY_LIMITS = Limits(cpu_s=5.0, wall_s=10.0, memory_mib=128, output_kib=16)
 _CANARIES = (
     # `colorsys` is not preloaded: a program's uid must be able to read the standard library.
@@ -34,29 +59,130 @@ _CANARIES = (
     ("def double(x): return x", TestStyle.CALL, Verdict.WRONG_ANSWER),
     ("while True: print('x' * 4096)", TestStyle.STDIN, Verdict.OUTPUT_LIMIT),
 )
+_WORK = "def double(x):\n    total = 0\n    for i in range(400_000):\n        total += i * i % 7\n    return 2 * x"
+"""A fixed piece of work, some 30 ms: its CPU time says how fast the machine is at the moment."""
+_MAX_SLOWDOWN = 2.0
+"""A machine that seems slower than this is not believed: the limit would be no limit."""
+_REMEMBERED = (Verdict.PASSED, Verdict.WRONG_ANSWER, Verdict.RUNTIME_ERROR, Verdict.COMPILE_ERROR)
+"""Verdicts that do not depend on the machine. The others are given anew."""
 _Item = tuple[Problem, str]
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStats:
+    """What a pool has done since it began, and what it holds now."""
+
+    queued: int
+    """Programs that wait for a slot."""
+    running: int
+    """Programs in a slot."""
+    verdicts: dict[str, int]
+    """Answers by verdict; `error` counts those without one."""
+    cache_lookups: int
+    cache_hits: int
+    """Answers that took no slot: remembered, or shared with an equal program that was waiting."""
+    restarts: int
+    """Runners replaced because they failed or could not be cleaned."""
+    confirmations: int
+    """Cases judged again alone because load may have been why they ran out of time."""
+
+
+@dataclass(slots=True, eq=False)
+class _Task:
+    """One program that waits for its verdict."""
+
+    problem: Problem
+    program: str
+    key: bytes | None
+    """What its verdict may be remembered under; None: not at all."""
+    submitted: float = field(default_factory=time.monotonic)
+    answer: Future[Judgement] = field(default_factory=Future)
+    waiting: bool = False
+    """It takes room in the queue."""
+
+
+class _Gate:
+    """Lets many in at a time, or one alone. Who wants to be alone comes before those that arrive later."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._inside = 0
+        self._loners = 0
+
+    @contextlib.contextmanager
+    def together(self):
+        with self._changed:
+            self._changed.wait_for(lambda: not self._loners)
+            self._inside += 1
+        try:
+            yield
+        finally:
+            self._leave()
+
+    @contextlib.contextmanager
+    def alone(self):
+        with self._changed:
+            self._loners += 1
+            self._changed.wait_for(lambda: not self._inside)
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._loners -= 1
+            self._leave()
+
+    def _leave(self) -> None:
+        with self._changed:
+            self._inside -= 1
+            self._changed.notify_all()
 
 
 class ExecutionPool:
     """Judges programs on `slots` runners at a time. Thread-safe; implements `protocols.Judge`."""
 
-    def __init__(self, make_runner: Callable[[], Runner], slots: int, retries: int):
+    def __init__(
+        self,
+        make_runner: Callable[[], Runner],
+        slots: int,
+        retries: int,
+        *,
+        fail_fast: bool = True,
+        cache_entries: int = 0,
+        queue_programs: int = 4096,
+        observe: Callable[[Judgement, float], None] | None = None,
+    ):
         """Start all runners and prove each with canaries.
 
-        `retries` counts further attempts after the first. Raises `SandboxError` when a runner cannot be started or
-        misjudges a canary; nothing is left running then.
+        `retries` counts further attempts after the first; `fail_fast` ends a program at its first failing case;
+        `cache_entries` verdicts are remembered; `queue_programs` may wait before submitters do. `observe` is told each
+        judgement, with the seconds since its submission, in a thread of the pool. Raises `SandboxError` when a runner
+        cannot be started or misjudges a canary; nothing is left running then.
         """
         self._make_runner = make_runner
         self._retries = retries
-        self._work: queue.SimpleQueue[tuple[_Item, Future[Judgement]] | None] = queue.SimpleQueue()
+        self._fail_fast = fail_fast
+        self._cache_entries = cache_entries
+        self._observe = observe
+        self._work: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
+        self._room = threading.BoundedSemaphore(queue_programs)
         self._ids = itertools.count()
         self._lock = threading.Lock()
+        self._gate = _Gate()
         self._closed = False
+        self._running = self._lookups = self._hits = self._restarts = self._confirmations = self._waiting = 0
+        self._verdicts: Counter[str] = Counter()
+        self._cache: OrderedDict[bytes, Judgement] = OrderedDict()
+        self._twins: dict[bytes, list[_Task]] = {}
+        """Of each key that is being judged: the equal programs that wait for its verdict."""
+        self._quiet_ms = float("inf")
         self._runners: list[Runner | None] = [None] * slots
-        self._threads = [threading.Thread(target=self._serve, args=(slot,), daemon=True) for slot in range(slots)]
+        self._renewing = [threading.Lock() for _ in range(slots)]
+        lanes = list(range(slots)) * _LANES
+        self._threads = [threading.Thread(target=self._serve, args=(slot,), daemon=True) for slot in lanes]
         try:
             with ThreadPoolExecutor(slots) as starting:  # a container takes some 0.2 s to start
-                list(starting.map(self._renew, range(slots)))
+                list(starting.map(self._runner, range(slots)))
         except SandboxError:
             self.close()
             raise
@@ -67,18 +193,30 @@ class ExecutionPool:
         """Judge one program. A machinery failure is an answer with `verdict=None`, not an exception."""
         return self.judge_many([(problem, program)])[0]
 
-    def judge_many(self, items: Sequence[_Item]) -> list[Judgement]:
-        """Judge each (problem, program); answers keep the order. Machinery failures are answers, not exceptions."""
-        futures: list[Future[Judgement]] = []
-        for item in items:
-            future: Future[Judgement] = Future()
-            futures.append(future)
-            with self._lock:  # nothing may enter the queue after `close` has emptied it
-                if self._closed:
-                    future.set_result(_failed(item[0], "", "the execution pool is closed"))
-                else:
-                    self._work.put((item, future))
-        return [future.result() for future in futures]
+    def judge_many(self, items: Sequence[_Item], deadline_s: float | None = None) -> list[Judgement]:
+        """Judge each (problem, program); answers keep the order. Machinery failures are answers, not exceptions.
+
+        Waits while the queue is full. What has no verdict after `deadline_s` seconds is answered with an error.
+        Raises `DataError` when a problem's checker or language is unknown.
+        """
+        end = None if deadline_s is None else time.monotonic() + deadline_s
+        tasks = [_Task(problem, program, self._key(problem, program)) for problem, program in items]
+        for task in tasks:
+            self._submit(task, end)
+        return [self._await(task, end) for task in tasks]
+
+    def stats(self) -> PoolStats:
+        """Return what the pool has done and holds now."""
+        with self._lock:
+            return PoolStats(
+                queued=self._waiting,
+                running=self._running,
+                verdicts=dict(self._verdicts),
+                cache_lookups=self._lookups,
+                cache_hits=self._hits,
+                restarts=self._restarts,
+                confirmations=self._confirmations,
+            )
 
     def close(self) -> None:
         """Free every runner. Idempotent; prompt, also with programs in flight: those are answered with an error."""
@@ -86,9 +224,6 @@ class ExecutionPool:
             already, self._closed = self._closed, True
             runners, self._runners = self._runners, [None] * len(self._runners)
             if not already:
-                with contextlib.suppress(queue.Empty):
-                    while entry := self._work.get_nowait():
-                        entry[1].set_result(_failed(entry[0][0], "", "the execution pool was closed"))
                 for _ in self._threads:
                     self._work.put(None)
         closers = [threading.Thread(target=runner.close) for runner in runners if runner is not None]
@@ -98,77 +233,222 @@ class ExecutionPool:
             if thread is not threading.current_thread():
                 thread.join(2.5)
 
+    def _key(self, problem: Problem, program: str) -> bytes | None:
+        digest = grade.plan_of(problem).digest
+        if not self._cache_entries:
+            return None
+        return hashlib.blake2b(digest + program.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+    def _submit(self, task: _Task, end: float | None) -> None:
+        """Find a verdict for the task, or queue it, or let it wait for an equal one."""
+        while not self._room.acquire(timeout=0.1):
+            if self._closed or (end is not None and time.monotonic() > end):
+                self._settle(task, _failed(task.problem, "", "the execution pool had no room"))
+                return
+        with self._lock:
+            self._waiting += 1
+            task.waiting = True
+            known = None
+            if task.key is not None:
+                self._lookups += 1
+                known = self._cache.get(task.key)
+                if known is not None:
+                    self._cache.move_to_end(task.key)
+                    self._hits += 1
+                elif task.key in self._twins:
+                    self._twins[task.key].append(task)
+                    return
+                else:
+                    self._twins[task.key] = []
+            if known is None and not self._closed:
+                self._work.put(task)
+                return
+        self._settle(task, known or _failed(task.problem, "", "the execution pool is closed"))
+
+    def _await(self, task: _Task, end: float | None) -> Judgement:
+        try:
+            return task.answer.result(None if end is None else max(0.0, end - time.monotonic()))
+        except FutureTimeout:
+            # Whoever is first says it: the slot may be setting the verdict at this moment.
+            self._settle(task, _failed(task.problem, "", "no verdict before the caller's deadline"))
+            return task.answer.result()
+
+    def _settle(self, task: _Task, judgement: Judgement) -> None:
+        """Give a task its answer, unless its caller has stopped waiting."""
+        seconds = time.monotonic() - task.submitted
+        with self._lock:
+            self._leave_queue(task)
+            if task.answer.done():
+                return
+            self._verdicts[judgement.verdict or "error"] += 1
+            task.answer.set_result(judgement)
+        if self._observe is not None:
+            self._observe(judgement, seconds)
+
+    def _leave_queue(self, task: _Task) -> None:
+        """Free the room that a task took; the lock is held."""
+        if task.waiting:
+            task.waiting = False
+            self._waiting -= 1
+            self._room.release()
+
     def _serve(self, slot: int) -> None:
         """Be a slot: take programs until told to stop."""
-        while (entry := self._work.get()) is not None:
-            (problem, program), future = entry
-            try:
-                future.set_result(self._attempts(slot, problem, program))
-            except Exception as error:  # a defect of ours must answer too, or the caller waits for ever
-                with contextlib.suppress(CancelledError):
-                    future.set_result(_failed(problem, "", f"defect in the pool: {error!r}"))
+        while (task := self._work.get()) is not None:
+            with self._lock:
+                self._running += 1
+                self._leave_queue(task)
+            judgement = self._answer(slot, task)
+            with self._lock:
+                self._running -= 1
+                twins = self._twins.pop(task.key, []) if task.key is not None else []
+                if task.key is not None and judgement.verdict in _REMEMBERED:
+                    self._cache[task.key] = judgement
+                    while len(self._cache) > self._cache_entries:
+                        self._cache.popitem(last=False)
+                    self._hits += len(twins)
+                else:
+                    for twin in twins:  # each is judged for itself
+                        twin.key = None
+                        self._work.put(twin)
+                    twins = []
+            for settled in (task, *twins):
+                self._settle(settled, judgement)
+
+    def _answer(self, slot: int, task: _Task) -> Judgement:
+        if task.answer.done():  # its caller has gone
+            return _failed(task.problem, "", "nobody waits for it any more")
+        try:
+            return self._attempts(slot, task.problem, task.program)
+        except CheckerError as error:
+            return _failed(task.problem, "", str(error))
+        except Exception as error:  # a defect of ours must answer too, or the caller waits for ever
+            return _failed(task.problem, "", f"defect in the pool: {error!r}")
 
     def _attempts(self, slot: int, problem: Problem, program: str) -> Judgement:
-        cause, kind = "", ""
-        for attempt in range(self._retries + 1):
+        cause, kind, failures, exhausted = "", "", 0, 0
+        while failures <= self._retries:
             if self._closed:
                 return _failed(problem, kind, f"the execution pool was closed; {cause}".rstrip("; "))
             try:
-                runner = self._runners[slot] or self._renew(slot)
-                kind = runner.kind
-                return self._once(slot, runner, problem, program)
+                kind = self._runner(slot).kind
+                return grade.judge(
+                    problem,
+                    lambda cases, alone: self._ask(slot, problem, program, cases, alone),
+                    kind,
+                    fail_fast=self._fail_fast,
+                )
+            except NotBegunError:
+                continue
             except SandboxError as error:
                 cause = cause or str(error)  # the first failure explains the later ones
-                self._drop(slot)
-                time.sleep(_BACKOFF_S * attempt)
+                exhausted += isinstance(error, ExhaustedError)
+                if exhausted == 2:  # once may be another's doing on the host; the same again is this program's
+                    detail = "exhausted its container, twice"
+                    return Judgement(Verdict.MEMORY_LIMIT, 0, len(problem.cases), 0.0, kind, detail=detail)
+                time.sleep(_BACKOFF_S * failures)
+                failures += 1
         return _failed(problem, kind, f"{cause} (and {self._retries} retries)")
 
-    def _once(self, slot: int, runner: Runner, problem: Problem, program: str) -> Judgement:
-        if may_run_together(problem):
-            judgement = self._ask(slot, runner, problem, program, together=True)
-            if settled(judgement):
-                return judgement
-            runner = self._runners[slot] or self._renew(slot)
-        return self._ask(slot, runner, problem, program, together=False)
-
-    def _ask(self, slot: int, runner: Runner, problem: Problem, program: str, *, together: bool) -> Judgement:
-        request = make_request(problem, program, str(next(self._ids)), together=together)
-        answer = runner.run(request, deadline_s(problem, _SLACK_S))
+    def _ask(self, slot: int, problem: Problem, program: str, cases: Sequence[int], alone: bool) -> list[dict]:
+        """Have some cases of a program run on the slot's runner. After a failure the runner is gone."""
+        with self._gate.alone() if alone else self._gate.together():
+            runner = self._runner(slot)
+            try:
+                factor = self._slowdown(runner) if alone else 1.0
+                request = grade.make_request(
+                    problem, program, str(next(self._ids)), cases, stop_early=self._fail_fast, cpu_factor=factor
+                )
+                answer = runner.run(request, grade.deadline_s(problem, len(cases), _SLACK_S))
+            except SandboxError:
+                self._drop(slot, runner)
+                raise
+        for result in answer["cases"]:
+            result["cpu_limit_ms"] = 1000 * request["limits"]["cpu_s"]
+        with self._lock:
+            self._confirmations += alone
         if answer["dirty"]:
-            self._drop(slot)
-        return decide(problem, answer, runner.kind, together=together)
+            self._drop(slot, runner)
+        return answer["cases"]
 
-    def _renew(self, slot: int) -> Runner:
-        """Start and prove a runner for `slot`. Raises `SandboxError`."""
-        runner = self._make_runner()
-        try:
-            self._prove(runner)
-            with self._lock:
-                if self._closed:
-                    raise SandboxError("the execution pool was closed")
-                self._runners[slot] = runner
-        except BaseException:
-            runner.close()
-            raise
-        return runner
+    def _slowdown(self, runner: Runner) -> float:
+        """Return how much slower the machine is now than when it was fastest."""
+        now_ms = min(self._work_ms(runner) for _ in range(2))
+        return min(max(1.0, now_ms / self._quiet_ms), _MAX_SLOWDOWN)
+
+    def _work_ms(self, runner: Runner) -> float:
+        """CPU time of the fixed piece of work on this runner; its best is remembered."""
+        problem, request = self._canary(_WORK, TestStyle.CALL)
+        (result,) = runner.run(request, grade.deadline_s(problem, 1, _SLACK_S))["cases"]
+        if result["status"] != "ok":
+            raise SandboxError(f"the canary that measures speed ended with {result['status']}: {result['detail']}")
+        self._quiet_ms = min(self._quiet_ms, result["cpu_ms"])
+        return result["cpu_ms"]
+
+    def _runner(self, slot: int) -> Runner:
+        """Return the slot's runner, a fresh one that is proved where it has none. Raises `SandboxError`."""
+        with self._renewing[slot]:
+            if (runner := self._runners[slot]) is not None:
+                return runner
+            runner = self._make_runner()
+            try:
+                self._prove(runner)
+                with self._lock:
+                    if self._closed:
+                        raise SandboxError("the execution pool was closed")
+                    self._runners[slot] = runner
+            except BaseException:
+                runner.close()
+                raise
+            return runner
 
     def _prove(self, runner: Runner) -> None:
         for program, style, wanted in _CANARIES:
-            case = CallCase([21], 42) if style is TestStyle.CALL else StdinCase("", "")
-            problem = Problem("canary", "", style, (case,), entry_point="double", limits=_CANARY_LIMITS)
-            request = make_request(problem, program, f"canary-{next(self._ids)}")
-            judgement = decide(problem, runner.run(request, deadline_s(problem, _SLACK_S)), runner.kind)
-            if judgement.verdict is not wanted:
+            problem, request = self._canary(program, style)
+            (result,) = runner.run(request, grade.deadline_s(problem, 1, _SLACK_S))["cases"]
+            outcome = grade.decide(problem, 0, result)
+            if outcome.verdict is not wanted:
                 raise SandboxError(
-                    f"the {runner.kind} sandbox misjudges: a program that deserves {wanted} got {judgement.verdict} "
-                    f"({judgement.detail}). Nothing it says can be trusted; check its image and its Python."
+                    f"the {runner.kind} sandbox misjudges: a program that deserves {wanted} got {outcome.verdict} "
+                    f"({outcome.detail}). Nothing it says can be trusted; check its image and its Python."
                 )
+        self._work_ms(runner)
 
-    def _drop(self, slot: int) -> None:
+    def _canary(self, program: str, style: TestStyle) -> tuple[Problem, dict]:
+        problem = _CANARY_PROBLEMS[style]
+        return problem, grade.make_request(problem, program, f"canary-{next(self._ids)}", [0])
+
+    def _drop(self, slot: int, runner: Runner) -> None:
+        """Close a runner that is of no use any more, unless the slot's other thread has done so."""
         with self._lock:
-            runner, self._runners[slot] = self._runners[slot], None
-        if runner is not None:
-            runner.close()
+            if self._runners[slot] is not runner:
+                return
+            self._runners[slot] = None
+            self._restarts += 1
+        runner.close()
+
+
+_CANARY_PROBLEMS = {
+    TestStyle.CALL: Problem(
+        "canary", "", TestStyle.CALL, (CallCase([21], 42),), entry_point="double", limits=_CANARY_LIMITS
+    ),
+    TestStyle.STDIN: Problem("canary", "", TestStyle.STDIN, (StdinCase("", ""),), limits=_CANARY_LIMITS),
+}
+
+
+def make_pool(
+    kind: str, section: SandboxSection, observe: Callable[[Judgement, float], None] | None = None
+) -> ExecutionPool:
+    """Start the pool that a config describes; `kind` is `docker` or `process`. Raises as `ExecutionPool` does."""
+    return ExecutionPool(
+        runner_factory(kind, section),
+        section.slots,
+        section.retries,
+        fail_fast=section.fail_fast,
+        cache_entries=section.cache_entries,
+        queue_programs=section.queue_programs,
+        observe=observe,
+    )
 
 
 def _failed(problem: Problem, kind: str, error: str) -> Judgement:

@@ -2,9 +2,9 @@
 
 Much weaker than Docker, and never more than a fallback for local runs. As root it drops each program to a fresh uid,
 limits its number of processes and, where the kernel allows it, gives it an empty network and temporary folders of its
-own. As an ordinary user it does none of that: the program runs as *you*, with your network and your files. In both
-cases it can read every file of the host that is open to its uid, see the host's processes, and compete with the
-trainer for memory and CPU; only rlimits bound it. No seccomp filter, no cgroup.
+own. As an ordinary user it does none of that: the program runs as *you*, with your files. In both cases a seccomp
+filter (`inside.doors`) leaves it no sockets but local ones; it can read every file of the host that is open to its uid,
+see the host's processes, and compete with the trainer for memory and CPU: only rlimits bound it, no cgroup.
 """
 
 import contextlib
@@ -19,9 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from pgrpo_ray.errors import SandboxError
+from pgrpo_ray.sandbox import inside
 from pgrpo_ray.sandbox.wire import Wire
-
-_HARNESS = Path(__file__).parent / "harness.py"
 
 
 class ProcessRunner:
@@ -40,7 +39,7 @@ class ProcessRunner:
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the runner
         try:
             self._process = subprocess.Popen(
-                [python, "-s", "-X", "utf8", "-c", _HARNESS.read_text("utf-8"), "process", self._scratch, str(uid)],
+                [python, *inside.command("process", self._scratch, uid)],
                 stdin=theirs,
                 stdout=theirs,
                 stderr=self._stderr,
@@ -48,6 +47,7 @@ class ProcessRunner:
                     "PATH": "/usr/local/bin:/usr/bin:/bin",
                     "LANG": "C.UTF-8",
                     "HOME": self._scratch,
+                    "MALLOC_ARENA_MAX": "1",
                     "PYTHONHASHSEED": "0",
                 },
                 cwd="/",

@@ -1,17 +1,20 @@
 """Frames over a connected socket: what both runners speak with the warden.
 
-Owns framing, deadlines and the demultiplexing of Docker's attach stream. One request is in flight at a time; the
-caller's thread sends, then waits. `close` from another thread wakes it with a `SandboxError`.
+Owns framing, deadlines and the demultiplexing of Docker's attach stream. Several threads may ask: the warden takes
+their requests in the order of sending, so each thread waits for the one before it, then reads its own answer. Who waits
+while the wire breaks gets `NotBegunError`. `close` from another thread wakes all with a `SandboxError`.
 """
 
 import contextlib
 import json
+import select
 import socket
 import struct
+import threading
 import time
 from typing import Any
 
-from pgrpo_ray.errors import SandboxError
+from pgrpo_ray.errors import NotBegunError, SandboxError
 
 LENGTH = struct.Struct(">I")
 """Frame header: payload length, bytes."""
@@ -19,6 +22,8 @@ _ATTACH = struct.Struct(">BxxxI")
 """Docker's header on each piece of an attach stream (no tty): stream number, length. Engine API, ContainerAttach."""
 _MAX_ANSWER = 256 << 20
 """Bytes. Ours: far above any honest answer, below what would hurt the host."""
+_AHEAD = 32 << 10
+"""Bytes of a request that is sent before its turn. Ours: both of a runner's fit into any socket's buffer."""
 _STDERR_TAIL = 2000
 """Bytes of the warden's stderr kept for error messages."""
 
@@ -27,21 +32,53 @@ class Wire:
     """One conversation with a warden."""
 
     def __init__(self, sock: socket.socket, *, multiplexed: bool):
+        sock.settimeout(None)  # `_wait` has the deadlines
         self._sock = sock
         self._multiplexed = multiplexed
         self._received = bytearray()
         self._stderr = b""
+        self._sending = threading.Lock()
+        self._last = threading.Event()
+        """Set when the request that was sent last has its answer."""
+        self._last.set()
+        self._broken = False
 
     def ask(self, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
-        """Send `request`, return the warden's answer.
+        """Send `request`, return the warden's answer, `timeout_s` after its turn came at the latest.
 
-        Raises `SandboxError` on a closed connection, a missed deadline or a damaged answer; the wire is then useless.
+        Raises `SandboxError` on a closed connection, a missed deadline or a damaged answer, and `NotBegunError` when
+        that happened to the request before; the wire is then useless.
         """
-        deadline = time.monotonic() + timeout_s
         payload = json.dumps(request).encode()
+        answered = threading.Event()
+        with self._sending:
+            before, self._last = self._last, answered
+            if len(payload) > _AHEAD:
+                before.wait()  # its own deadline ends this
+            try:
+                self._send(LENGTH.pack(len(payload)) + payload, time.monotonic() + timeout_s)
+            except (OSError, ValueError):  # the reason shows where the answer is read
+                before.wait()
+        before.wait()
         try:
-            self._sock.settimeout(timeout_s)
-            self._sock.sendall(LENGTH.pack(len(payload)) + payload)
+            if self._broken:
+                raise NotBegunError("the connection to the warden broke under another program")
+            return self._answer_to(request, timeout_s)
+        except BaseException:
+            self._broken = True
+            raise
+        finally:
+            answered.set()
+
+    def _send(self, data: bytes, deadline: float) -> None:
+        view = memoryview(data)
+        while view:
+            self._wait(select.POLLOUT, deadline)
+            view = view[self._sock.send(view, socket.MSG_DONTWAIT) :]
+
+    def _answer_to(self, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+        deadline = time.monotonic() + timeout_s
+        try:
             (length,) = LENGTH.unpack(self._exactly(LENGTH.size, deadline))
             if length > _MAX_ANSWER:
                 raise SandboxError(f"the warden announced an answer of {length} bytes{self._said()}")
@@ -87,14 +124,19 @@ class Wire:
                 self._received += piece
 
     def _recv(self, count: int, deadline: float) -> bytes:
-        remaining = deadline - time.monotonic()
-        if remaining <= 0:
-            raise TimeoutError
-        self._sock.settimeout(remaining)
+        self._wait(select.POLLIN, deadline)
         piece = self._sock.recv(count)
         if not piece:
             raise ConnectionError("the warden is gone")
         return piece
+
+    def _wait(self, event: int, deadline: float) -> None:
+        """Wait until the socket is ready. (Its own timeout would be one for both directions.)"""
+        remaining = deadline - time.monotonic()
+        poll = select.poll()
+        poll.register(self._sock, event)
+        if remaining <= 0 or not poll.poll(remaining * 1000):
+            raise TimeoutError
 
     def _said(self) -> str:
         text = self._stderr.decode("utf-8", "replace").strip()

@@ -1,7 +1,9 @@
-"""A real local Ray for the session's actor tests."""
+"""A real local Ray for the session's actor tests, and rollouts for pools to judge."""
 
 import pytest
 import ray
+
+from pgrpo_ray.data import arrow
 
 
 @pytest.fixture(scope="module")
@@ -9,3 +11,25 @@ def local_ray():
     ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def rollout_table():
+    """Make the ROLLOUT table of one group from its programs."""
+
+    def make(problem_id, programs):
+        size = len(programs)
+        same = {"problem_id": problem_id, "policy_version": 0, "prompt": "p", "response": "r", "finish_reason": "stop"}
+        lists = {"prompt_ids": [1], "response_ids": [5], "rollout_logprobs": [-1.0]}
+        return arrow.build_table(
+            arrow.ROLLOUT_SCHEMA,
+            {name: [value] * size for name, value in (same | lists).items()}
+            | {
+                "sample_index": list(range(size)),
+                "format_ok": [program is not None for program in programs],
+                "thinking": ["t"] * size,
+                "program": programs,
+            },
+        )
+
+    return make

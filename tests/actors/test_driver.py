@@ -7,6 +7,8 @@ import io
 import json
 import os
 import sys
+import time
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -14,12 +16,13 @@ import pytest
 import ray
 from rich.console import Console
 
+from pgrpo_ray.actors.pools import CONTROL, ExecutionPools
 from pgrpo_ray.actors.roles import RecorderRole
 from pgrpo_ray.actors.spawn import Fleet
 from pgrpo_ray.config import parse
 from pgrpo_ray.data import arrow
 from pgrpo_ray.data.scalars import scalar_table, thinking_table
-from pgrpo_ray.driver import Driver
+from pgrpo_ray.driver import STREAM_AHEAD, Driver
 from pgrpo_ray.errors import StageError
 from pgrpo_ray.obs.display import Display
 from pgrpo_ray.obs.run_log import RunLog
@@ -34,9 +37,10 @@ GROUP = 4
 class ScriptedRollout:
     """Finishes groups in reverse order. Response length tells the sample; the version is what was loaded last."""
 
-    def __init__(self, mood="normal"):
+    def __init__(self, mood="normal", ledger=None):
         self.version = 0
         self.mood = mood
+        self.ledger = ledger
 
     def generate(self, requests, group_size, temperature):
         for request in list(reversed(requests))[1 if self.mood == "loses a group" else 0 :]:
@@ -44,6 +48,8 @@ class ScriptedRollout:
                 raise ZeroDivisionError("no engine")
             if self.mood == "loses a rollout":
                 group_size = GROUP - 1
+            if self.ledger:
+                ray.get(self.ledger.add.remote(1))
             sizes = range(1, group_size + 1)
             yield arrow.build_table(
                 arrow.ROLLOUT_SCHEMA,
@@ -70,14 +76,20 @@ class ScriptedRollout:
 
 
 class ScriptedExecution:
-    """Sample 0 passes, sample 1's machinery fails, the rest are wrong; or all fail; or the process dies."""
+    """Sample 0 passes, sample 1's machinery fails, the rest are wrong; or all fail; or the process dies; or is slow."""
 
-    def __init__(self, mood="normal"):
+    def __init__(self, mood="normal", ledger=None):
         self.mood = mood
+        self.ledger = ledger
+        self.judged = 0
 
     def judge(self, rollouts):
         if self.mood == "dies":
             os._exit(1)
+        if self.mood == "slow":
+            time.sleep(0.05)
+            ray.get(self.ledger.add.remote(-1))
+        self.judged += 1
         judgements = []
         for index in rollouts["sample_index"].to_pylist():
             if self.mood == "broken" or index == 1:
@@ -87,6 +99,23 @@ class ScriptedExecution:
                 judgements.append(Judgement(verdict, int(index == 0), 1, 1.0, "docker"))
         verdicts = arrow.verdict_table(judgements)
         return verdicts, scalar_table(rollouts, verdicts)
+
+    def stats(self):
+        return SimpleNamespace(cache_hits=self.judged, cache_lookups=2 * self.judged, restarts=1)
+
+
+class Ledger:
+    """Counts groups that were sampled and not yet judged."""
+
+    def __init__(self):
+        self.now = self.most = 0
+
+    def add(self, change):
+        self.now += change
+        self.most = max(self.most, self.now)
+
+    def seen(self):
+        return self.most
 
 
 class ScriptedReward:
@@ -129,37 +158,48 @@ class ScriptedLearner:
 
 
 def remote(cls, *args):
-    return ray.remote(cls).options(num_cpus=0).remote(*args)
+    return ray.remote(num_cpus=0, concurrency_groups={CONTROL: 1})(cls).remote(*args)
+
+
+class WatchedPools(ExecutionPools):
+    """Remembers the most groups that were outstanding."""
+
+    most = 0
+
+    def judge(self, rollouts):
+        judging = super().judge(rollouts)
+        self.most = max(self.most, sum(pool.outstanding for pool in self._pools))
+        return judging
 
 
 @pytest.fixture
 def make_driver(tmp_path):
     opened = []
 
-    def make(execution="normal", heldout=0, rollout="normal", learner="normal"):
+    def make(execution="normal", heldout=0, rollout="normal", learner="normal", prompts=3, queue=4096, ledger=None):
         config = parse(
             {
                 "run": {"dir": str(tmp_path), "name": "scripted", "steps": 2},
-                "rollout": {"prompts_per_step": 3, "group_size": GROUP, "num_workers": 2},
+                "rollout": {"prompts_per_step": prompts, "group_size": GROUP, "num_workers": 2},
                 "algo": {"num_mini_batches": 2},
                 "data": {"heldout_problems": heldout},
                 "cluster": {"stage_timeout_s": 30},
             }
         )
-        problems = [Problem(f"p{n}", "?", TestStyle.CALL, (CallCase([], 1),), "f") for n in range(6)]
+        problems = [Problem(f"p{n}", "?", TestStyle.CALL, (CallCase([], 1),), "f") for n in range(2 * prompts)]
         held = [Problem(f"h{n}", "?", TestStyle.CALL, (CallCase([], 1),), "f") for n in range(heldout)]
         fleet = Fleet(
-            execution=remote(ScriptedExecution, execution),
+            pools=WatchedPools({"execution pool": remote(ScriptedExecution, execution, ledger)}, queue, 20.0),
             reward=remote(ScriptedReward),
             recorder=remote(RecorderRole),
-            rollout=[remote(ScriptedRollout, rollout) for _ in range(2)],
+            rollout=[remote(ScriptedRollout, rollout, ledger) for _ in range(2)],
             learner=[remote(ScriptedLearner, rank, learner) for rank in range(2)],
         )
         log = RunLog(config)
         opened.append((log, fleet))
-        prompts = {problem.id: (1, 2, 3) for problem in problems + held}
+        encoded = {problem.id: (1, 2, 3) for problem in problems + held}
         display = Display(Console(file=io.StringIO()))
-        return Driver(config, problems, held, prompts, fleet, log, display), fleet, log
+        return Driver(config, problems, held, encoded, fleet, log, display), fleet, log
 
     yield make
     for log, fleet in opened:
@@ -180,6 +220,8 @@ def test_every_row_with_gradient_is_trained_once_and_failures_never(make_driver)
         assert (metrics["issued"], metrics["dropped"]) == (12, 3)
         assert metrics["pass_rate"] == pytest.approx(1 / 3)
         assert metrics["staleness_max"] == 0
+        assert metrics["cache_hit_frac"] == 0.5
+    assert [metrics["runner_restarts"] for metrics in steps] == [0, 0]  # its one restart came before the first step
     assert result.policy_version == 4  # two mini-batches with gradient in each of two steps
 
 
@@ -216,10 +258,22 @@ def test_a_batch_lost_to_machinery_stops_the_run_with_its_cause(make_driver):
         driver.run()
 
 
-def test_a_dead_pool_stops_the_run_and_is_named(make_driver):
+def test_dead_pools_stop_the_run_and_are_named(make_driver):
     driver, _, _ = make_driver(execution="dies")
-    with pytest.raises(StageError, match="execution pool"):
+    with pytest.raises(StageError, match=r"all 12 rollouts.*execution pool: its process died"):
         driver.run()
+
+
+def test_when_judging_lags_sampling_waits(make_driver):
+    ledger = remote(Ledger)
+    driver, fleet, _ = make_driver(execution="slow", prompts=40, queue=4 * GROUP, ledger=ledger)
+    driver.run()
+    bound = fleet.pools.max_groups(GROUP)
+    assert bound == 4  # groups of four programs in a queue for 16
+    assert fleet.pools.most == bound
+    # What the workers finish beyond it is what they may be ahead; without a bound all 40 would wait.
+    assert bound < ray.get(ledger.seen.remote()) <= bound + len(fleet.rollout) * STREAM_AHEAD
+    ray.kill(ledger)
 
 
 @pytest.mark.parametrize(

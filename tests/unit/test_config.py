@@ -56,6 +56,7 @@ def test_wrong_trees_are_refused_with_path_and_help(tree, path, words):
         (["data.heldout_problems=64", "starter.heldout_problems=32"], "data.heldout_problems"),
         (["starter.train_problems=16"], "rollout.prompts_per_step"),
         (["cluster.address=auto", "sandbox.backend=process"], "sandbox.backend"),
+        (["sandbox.deadline_s=1800"], "sandbox.deadline_s"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(overrides, path):

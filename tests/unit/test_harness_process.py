@@ -92,7 +92,9 @@ def test_a_method_is_called_on_a_fresh_object(pool):
 
 def test_one_bad_case_spoils_no_other(pool):
     program = "import os\ndef add(a, b):\n    if a == 1: os.abort()\n    return a + b"
-    judgement = pool.judge(ADD, program)
+    patient = ExecutionPool(ProcessRunner, slots=1, retries=0, fail_fast=False)
+    judgement = patient.judge(ADD, program)
+    patient.close()
     assert (judgement.verdict, judgement.first_failed, judgement.tests_passed) == (Verdict.RUNTIME_ERROR, 0, 1)
 
 

@@ -24,7 +24,7 @@ ONLY_IN = {
     "vllm": {"rollout/vllm_engine.py"},
     "deepspeed": {"learner/zero3.py"},
     "docker": {"sandbox/docker_runner.py"},
-    "ray": {"actors/spawn.py", "actors/waits.py"},
+    "ray": {"actors/pool_metrics.py", "actors/pools.py", "actors/spawn.py", "actors/waits.py"},
 }
 
 

@@ -13,8 +13,9 @@ import pytest
 
 from pgrpo_ray.data import livecodebench
 from pgrpo_ray.data.loaders import FORMATS, load_problems, load_programs
+from pgrpo_ray.data.own_format import problem_from_json, problem_to_json
 from pgrpo_ray.errors import DataError
-from pgrpo_ray.types import AssertCase, CallCase, Limits, StdinCase, TestStyle
+from pgrpo_ray.types import CHECKERS, LANGUAGES, AssertCase, CallCase, Limits, Problem, StdinCase, TestStyle
 
 STDIN = {
     "id": "double",
@@ -102,6 +103,50 @@ def test_our_format_reads_all_three_styles(write):
     assert (asserts.setup, asserts.cases) == ("import math", (AssertCase("assert inc(1) == 2"),))
 
 
+def stdin_tests(*cases, **keys):
+    return {"tests": {"style": "stdin", "cases": list(cases), **keys}}
+
+
+def call_tests(*cases, **keys):
+    return {"tests": {"style": "call", "entry_point": "f", "cases": list(cases), **keys}}
+
+
+def test_a_case_may_accept_several_outputs(write):
+    texts = stdin_tests({"input": "", "any_of": ["a", "b", "c"]}, {"input": "", "any_of": ["d"]})
+    values = call_tests({"args": [], "any_of": [None, [1]]}, {"args": [], "expected": None})
+    stdin, call = load_problems(write({**STDIN, **texts}, {**CALL, **values}), "jsonl")
+    assert stdin.cases == (StdinCase("", "a", ("b", "c")), StdinCase("", "d"))
+    assert call.cases == (CallCase([], None, ([1],)), CallCase([], None))
+
+
+@pytest.mark.parametrize(
+    ("record", "language", "checker"),
+    [
+        (
+            {**STDIN, **stdin_tests({"input": "", "any_of": ["a", "b"]}, language="cpp", checker="lines")},
+            "cpp",
+            "lines",
+        ),
+        ({**CALL, **call_tests({"args": [], "any_of": [0, [1]]}, checker="identical")}, "python", "identical"),
+        ({**CALL, **call_tests({"args": [], "expected": 0}, checker="my.checks:judge")}, "python", "my.checks:judge"),
+        (STDIN, "python", ""),
+    ],
+)
+def test_language_checker_and_any_of_are_written_as_they_were_read(record, language, checker):
+    problem = problem_from_json(record)
+    assert (problem.language, problem.checker) == (language, checker)
+    assert problem_to_json(problem)["tests"] == record["tests"]
+    assert problem_from_json(problem_to_json(problem)) == problem
+
+
+@pytest.mark.parametrize("value", [(1, 2), {1: "a"}, {1, 2}, [(1,)]])
+def test_values_that_json_would_change_are_not_written_for_an_exact_comparison(value):
+    cases = (CallCase([], 0, (value,)),)
+    with pytest.raises(DataError, match="Use checker 'values'"):
+        problem_to_json(Problem("p", "f", TestStyle.CALL, cases, "f", checker="identical"))
+    problem_to_json(Problem("p", "f", TestStyle.CALL, cases, "f"))
+
+
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.json", "a.json.gz"])
 def test_lines_and_arrays_load_plain_and_compressed(write, name):
     text = json.dumps([STDIN, CALL], indent=1) if ".json" in name and ".jsonl" not in name else None
@@ -137,6 +182,28 @@ def test_an_error_in_an_array_names_the_line_on_which_its_element_begins(write):
         ({"tests": {"style": "call", "entry_point": "f", "cases": [{"args": [1]}]}}, "expected' is missing"),
         ({"tests": {"style": "call", "entry_point": "f()", "cases": [{"args": [], "expected": 1}]}}, "not a name"),
         ({"tests": {"style": "assert", "cases": ["assert f("]}}, "'tests.cases[0]' is not valid Python"),
+        (stdin_tests({"input": ""}), "'tests.cases[0].output' is missing. Add it, or 'any_of'"),
+        (stdin_tests({"input": "", "output": "", "any_of": [""]}), "'tests.cases[0]' has both 'output' and 'any_of'"),
+        (stdin_tests({"input": "", "any_of": []}), "'tests.cases[0].any_of' is empty"),
+        (stdin_tests({"input": "", "any_of": "ab"}), "'tests.cases[0].any_of' must be an array"),
+        (stdin_tests({"input": "", "any_of": ["a", 1]}), "'tests.cases[0].any_of[1]' must be a string, received 1"),
+        (call_tests({"args": []}), "Add it (null is a value), or 'any_of'"),
+        (call_tests({"expected": 1}), "'tests.cases[0].args' is missing"),
+        (call_tests({"args": [], "expected": None, "any_of": [1]}), "has both 'expected' and 'any_of'"),
+        (call_tests({"args": [], "any_of": []}), "'tests.cases[0].any_of' is empty"),
+        (stdin_tests({"input": "", "output": ""}, checker="line"), "Did you mean 'lines'?"),
+        (stdin_tests({"input": "", "output": ""}, checker="values"), "'values', which is no checker for style stdin"),
+        (call_tests({"args": [], "expected": 1}, checker="exact"), "'exact', which is no checker for style call"),
+        (stdin_tests({"input": "", "output": ""}, checker=" "), "'tests.checker' is blank"),
+        (stdin_tests({"input": "", "output": ""}, checker=["lines"]), "'tests.checker' must be a string"),
+        (stdin_tests({"input": "", "output": ""}, checker="my checks:judge"), "not of the form module:function"),
+        (stdin_tests({"input": "", "output": ""}, checker="checks:"), "not of the form module:function"),
+        (stdin_tests({"input": "", "output": ""}, checker="a:b:c"), "not of the form module:function"),
+        ({"tests": {"style": "assert", "cases": ["f()"], "checker": "checks:judge"}}, "no meaning for style assert"),
+        (stdin_tests({"input": "", "output": ""}, language="c++"), "'c++', which is not known."),
+        (stdin_tests({"input": "", "output": ""}, language=None), "'tests.language' must be a string"),
+        (call_tests({"args": [], "expected": 1}, language="cpp"), "'cpp', which has no style call. Use style stdin."),
+        ({"tests": {"style": "assert", "cases": ["f()"], "language": "cpp"}}, "'cpp', which has no style assert"),
         ({"setup": "import math"}, "no meaning for style stdin"),
         ({"limits": {"cpu": 1}}, "Did you mean 'cpu_s'?"),
         ({"limits": {"cpu_s": 0}}, "must be a number above 0"),
@@ -193,7 +260,13 @@ def test_a_second_use_of_an_id_names_both_lines(write):
 def test_the_examples_of_the_documentation_load(write):
     page = (Path(__file__).resolve().parents[2] / "docs" / "problems.md").read_text(encoding="utf-8")
     examples = [json.loads(block) for block in re.findall(r"```json\n(.*?)```", page, re.DOTALL)]
-    assert [problem.style for problem in load_problems(write(*examples), "jsonl")] == list(TestStyle)
+    problems = load_problems(write(*examples), "jsonl")
+    assert [problem.style for problem in problems] == [*TestStyle, TestStyle.STDIN]
+    assert problems[-1].checker == "checks:divisor"
+    for style, names in CHECKERS.items():
+        for name in names:
+            assert re.search(rf"`{name}` \| {style}\b", page)
+    assert all(f"`{language}`" in page for language in LANGUAGES)
     for limit in fields(Limits):
         assert re.search(rf"`{limit.name}` \| {limit.default:g} \|", page)
 

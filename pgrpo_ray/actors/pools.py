@@ -1,0 +1,220 @@
+"""All execution pools, as the driver sees them: which nodes have one, who judges a group, and who when a pool fails.
+
+Who waits for whom: `judge` and `again` never wait; they queue a group with the pool that has the fewest. The driver
+waits for the answers and takes each with `answer` once it is there. A pool whose process dies is restarted by Ray and
+judges again what it had (judging twice is safe). A group that comes back without any verdict, because its node is
+gone or its machinery fails, is judged again by another pool while its deadline lasts. When nobody could, its rollouts
+carry the first cause as an error. So every group is answered, and a broken node costs time, not verdicts.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import ray
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+
+from pgrpo_ray.actors import roles, waits
+from pgrpo_ray.config import RunConfig
+from pgrpo_ray.errors import EnvironmentFault, SandboxError
+
+CONTROL = "control"
+"""Concurrency group of a pool's `stats` and `close`, so that they do not queue behind judges."""
+_BESIDE = {"concurrency_group": CONTROL, "max_task_retries": 0}
+"""How those two are called: a pool that is gone is not waited for."""
+RESOURCE = "sandbox"
+"""Custom resource of Ray: a node that offers it has an execution pool, one for each run that holds 1 of it."""
+MAX_POOLS_TRIED = 3
+"""By one group. Ours: one bad node is common, two at a time are rare, and a group may be what breaks them."""
+REST_S = 60.0
+"""For which a pool that lost a group gets others only where no pool is better. Ours: a broken pool answers fast, has
+always the fewest groups, and would swallow the whole run."""
+STATS_TIMEOUT_S = 5.0
+"""For a pool to tell its counts; one that is restarting may stay silent."""
+
+
+class Node(NamedTuple):
+    """A node that gets an execution pool."""
+
+    id: str
+    address: str
+
+
+def sandbox_nodes(config: RunConfig) -> list[Node]:
+    """Return the living nodes that `sandbox.placement` admits. Raises `EnvironmentFault` when there is none."""
+    offering = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get(RESOURCE, 0) >= 1]
+    wants_gpus = {"with_gpus": True, "without_gpus": False}.get(config.sandbox.placement)
+    nodes = [
+        Node(node["NodeID"], node["NodeManagerAddress"])
+        for node in offering
+        if wants_gpus is None or (node["Resources"].get("GPU", 0) > 0) is wants_gpus
+    ]
+    if not nodes:
+        raise EnvironmentFault(
+            f"no node may run an execution pool: of the Ray cluster at cluster.address={config.cluster.address!r}, "
+            f"{len(offering)} living nodes offer the resource `{RESOURCE}`, and none of them satisfies "
+            f"sandbox.placement={config.sandbox.placement}. Start the nodes that shall judge programs (each with a "
+            f"Docker engine and the runner image) with `ray start ... --resources='{{\"{RESOURCE}\": 1}}'`, or in a "
+            f'KubeRay worker group with rayStartParams: {{resources: \'"{{\\"{RESOURCE}\\": 1}}"\'}}.'
+        )
+    return nodes
+
+
+@dataclass(eq=False)
+class Pool:
+    """One pool's actor and how it fares."""
+
+    name: str
+    """What errors call it, node included."""
+    actor: Any
+    outstanding: int = 0
+    """Groups that it was given and that `answer` has not taken."""
+    rests_until: float = 0.0
+    """Monotonic seconds; see `REST_S`."""
+
+
+@dataclass(eq=False)
+class Judging:
+    """A group that is being judged. References only."""
+
+    rollouts: Any
+    """The ROLLOUT table."""
+    verdicts: Any
+    """The VERDICT table."""
+    scalars: Any
+    """The scalar table; ready when the verdicts are."""
+    tried: tuple[Pool, ...]
+    """Pools that have had the group; the last has it. Empty once nobody could judge it."""
+    since: float
+    """When the first pool got it, monotonic seconds."""
+    cause: str = ""
+    """The first failure; empty while there is none."""
+
+
+class Counts(NamedTuple):
+    """What happened in all pools since the last time."""
+
+    cache_hits: int
+    cache_lookups: int
+    runner_restarts: int
+    judged_again: int
+    """Groups that went to another pool."""
+
+    @property
+    def cache_hit_frac(self) -> float:
+        """Share of programs whose verdict was remembered; NaN where none was looked up."""
+        return self.cache_hits / self.cache_lookups if self.cache_lookups else float("nan")
+
+
+class ExecutionPools:
+    """The driver's handle of every execution pool. For one thread."""
+
+    def __init__(self, actors: Mapping[str, Any], queue_programs: int, deadline_s: float):
+        """`actors`: a started pool per name. `deadline_s`: after it a group without verdicts is not judged again."""
+        self._pools = [Pool(name, actor) for name, actor in actors.items()]
+        self._queue_programs = queue_programs
+        self._deadline_s = deadline_s
+        self._seen: dict[Pool, Any] = {}
+        self._judged_again = 0
+
+    @property
+    def actors(self) -> list[Any]:
+        """Every pool's actor."""
+        return [pool.actor for pool in self._pools]
+
+    def max_groups(self, group_size: int) -> int:
+        """How many groups may wait for verdicts: what the queues hold, and never so few that a pool runs dry."""
+        return max(2 * len(self._pools), len(self._pools) * self._queue_programs // group_size)
+
+    def judge(self, rollouts: Any) -> Judging:
+        """Queue a group, given as the reference of its ROLLOUT table."""
+        return self._submit(Judging(rollouts, None, None, (), time.monotonic()), self._best(()))
+
+    def answer(self, judging: Judging, timeout_s: float) -> Any:
+        """Return the scalar table of a group that is ready, or None where `again` must be called.
+
+        Raises the rollout worker's error where the group came broken, and `StageError` for a defect of the pool's.
+        """
+        pool = judging.tried[-1] if judging.tried else None
+        name, scalars = pool.name if pool else "execution pool", None
+        if pool:
+            pool.outstanding -= 1
+        try:
+            scalars = ray.get(judging.scalars, timeout=timeout_s)
+            cause = _loss(scalars)
+        except RayError as error:
+            waits.get(judging.rollouts, timeout_s, "rollout worker")  # the first that failed, not the last that noticed
+            explained = waits.explain(error, name, timeout_s)
+            if pool is None or not _blames_the_machine(error):
+                raise explained from error
+            cause = str(explained)
+        if cause is None or pool is None:
+            return scalars
+        pool.rests_until = time.monotonic() + REST_S
+        judging.cause = judging.cause or cause
+        return scalars if self._next(judging) is None else None
+
+    def again(self, judging: Judging) -> Judging:
+        """Queue a lost group with a pool that has not had it; where there is none, have its rollouts say the cause."""
+        pool = self._next(judging)
+        self._judged_again += pool is not None
+        return self._submit(judging, pool)
+
+    def counts(self) -> Counts:
+        """Return what happened since the last call. Waits for the pools' answers, `STATS_TIMEOUT_S` at most."""
+        asked = {pool.actor.stats.options(**_BESIDE).remote(): pool for pool in self._pools}
+        ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=STATS_TIMEOUT_S)
+        sums = dict.fromkeys(("cache_hits", "cache_lookups", "restarts"), 0)
+        for ref in ready:
+            try:
+                stats = ray.get(ref)
+            except RayError:
+                continue  # a dead pool has nothing to tell; who loses a group by it hears of it
+            before = self._seen.get(asked[ref])
+            for key in sums:
+                now, then = getattr(stats, key, 0), getattr(before, key, 0)
+                sums[key] += now - then if now >= then else now  # a restarted pool counts from 0
+            self._seen[asked[ref]] = stats
+        judged_again, self._judged_again = self._judged_again, 0
+        return Counts(*sums.values(), judged_again)
+
+    def close(self, timeout_s: float) -> None:
+        """Have every pool free its containers; wait at most `timeout_s`. A dead pool's containers end by themselves."""
+        closing = [actor.close.options(**_BESIDE).remote() for actor in self.actors]
+        ray.wait(closing, num_returns=len(closing), timeout=timeout_s)
+
+    def _submit(self, judging: Judging, pool: Pool | None) -> Judging:
+        if pool is None:
+            verdicts, scalars = _UNSCORED.remote(judging.rollouts, judging.cause)
+            return Judging(judging.rollouts, verdicts, scalars, (), judging.since, judging.cause)
+        pool.outstanding += 1
+        verdicts, scalars = pool.actor.judge.options(num_returns=2).remote(judging.rollouts)
+        return Judging(judging.rollouts, verdicts, scalars, (*judging.tried, pool), judging.since, judging.cause)
+
+    def _best(self, tried: tuple[Pool, ...]) -> Pool | None:
+        """The pool with the fewest groups among those that are not `tried`, rested ones first."""
+        now = time.monotonic()
+        untried = [pool for pool in self._pools if pool not in tried]
+        return min(untried, key=lambda pool: (pool.rests_until > now, pool.outstanding), default=None)
+
+    def _next(self, judging: Judging) -> Pool | None:
+        """Who may judge a lost group: None when the time or the number of pools is used up."""
+        late = time.monotonic() - judging.since > self._deadline_s
+        return None if late or len(judging.tried) >= MAX_POOLS_TRIED else self._best(judging.tried)
+
+
+_UNSCORED = ray.remote(num_cpus=0, num_returns=2)(roles.unscored)
+
+
+def _loss(scalars: Any) -> str | None:
+    """The first cause where a whole group was lost to the machinery; None where there is a verdict or no program."""
+    errors = scalars["execution_error"].drop_null()
+    return errors[0].as_py() if len(errors) and not len(scalars["verdict"].drop_null()) else None
+
+
+def _blames_the_machine(error: RayError) -> bool:
+    """Whether another pool may do better: the process or node is gone, or the sandbox there does not start."""
+    if isinstance(error, RayTaskError):
+        return isinstance(error.cause, SandboxError | EnvironmentFault)
+    return not isinstance(error, GetTimeoutError)

@@ -1,0 +1,41 @@
+"""What runs inside the sandbox: a warden that watches, a zygote that forks, programs and checkers that are its forks.
+
+Standard library only, Python 3.9 or later, nothing of the rest of this project. The sources travel as one `python3 -c`
+argument, so an image needs nothing but Python and nothing is mounted.
+
+    host -- frames --> warden (pid 1): requests, deadlines, answers
+                         `-- zygote: forks on demand, reaps, kills; never sees a program, a test or an output
+                               |-- program: the untrusted code, a fresh uid for each
+                               `-- checker: asserts, another uid; speaks with the program over a socket
+
+The zygote is a process of its own because a fork inherits its parent's memory: what the warden has ever read, other
+programs and their tests among it, a program could find in its own heap.
+"""
+
+from pathlib import Path
+
+_PACKAGE = "pgrpo_ray.sandbox.inside"
+_MODULES = ("codec", "doors", "program", "checker", "zygote", "warden")
+"""In the order of their imports."""
+_LOADER = """\
+import sys, types
+for name in {parents!r}:
+    sys.modules[name] = types.ModuleType(name)
+for name, text in {sources!r}.items():
+    module = sys.modules[name] = types.ModuleType(name)
+    exec(compile(text, "<" + name.rpartition(".")[2] + ">", "exec", dont_inherit=True), module.__dict__)
+module.main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+"""
+
+
+def command(mode: str, scratch: str, first_uid: int) -> list[str]:
+    """Return the arguments after `python3` that start a warden. `mode`: `container` or `process`.
+
+    `scratch` is the folder that programs may write to, `first_uid` the first of the warden's own uids (0: none).
+    """
+    folder = Path(__file__).parent
+    parts = _PACKAGE.split(".")
+    parents = [".".join(parts[: end + 1]) for end in range(len(parts))]
+    sources = {f"{_PACKAGE}.{name}": (folder / f"{name}.py").read_text(encoding="utf-8") for name in _MODULES}
+    loader = _LOADER.format(parents=parents, sources=sources)
+    return ["-s", "-X", "utf8", "-c", loader, mode, scratch, str(first_uid)]
