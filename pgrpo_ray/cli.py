@@ -91,15 +91,19 @@ def grade(
     format: Annotated[str, typer.Option(help="humaneval, mbpp, livecodebench or jsonl (docs/problems.md).")] = "jsonl",
     backend: Annotated[str, typer.Option(help="auto, docker or process.")] = "auto",
     slots: Annotated[int, typer.Option(min=1, help="Programs judged at a time.")] = 2,
+    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="End a program at its first failing test.")] = False,
 ) -> None:
     """Judge programs in the execution pool.
 
-    Adds verdict, tests_passed, tests_total, duration_ms and sandbox to each line. A verdict of null with an `error`
-    means that the sandbox failed, not the program; the exit status is then 1.
+    Adds verdict, tests_passed, tests_total, first_failed, duration_ms, cpu_ms, peak_mib, detail and sandbox to each
+    line (docs/sandbox.md says what they mean). A verdict of null with an `error` means that the sandbox failed, not the
+    program; the exit status is then 1.
     """
     from pgrpo_ray import grading
 
-    config = configuration.parse({"sandbox": {"backend": backend, "slots": slots}}, where="grade")
+    config = configuration.parse(
+        {"sandbox": {"backend": backend, "slots": slots, "fail_fast": fail_fast}}, where="grade"
+    )
     errors = grading.grade_file(problems, format, programs, out, config, Console(stderr=True))
     if errors:
         raise EnvironmentFault(f"{errors} programs could not be judged: see `error` in {out}.")

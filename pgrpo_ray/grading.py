@@ -18,8 +18,8 @@ from pgrpo_ray.data.loaders import Submission, load_problems, load_programs
 from pgrpo_ray.errors import EnvironmentFault
 from pgrpo_ray.interrupts import interruptible
 from pgrpo_ray.obs.display import warn_weak_sandbox
-from pgrpo_ray.sandbox.pool import ExecutionPool
-from pgrpo_ray.sandbox.runners import runner_factory
+from pgrpo_ray.sandbox.languages import compiled
+from pgrpo_ray.sandbox.pool import make_pool
 from pgrpo_ray.types import Judgement
 
 CHUNK = 256
@@ -36,10 +36,11 @@ def grade_file(problems: Path, format: str, programs: Path, out: Path, config: R
         warn_weak_sandbox(console, sandbox.reason)
     largest = max(problem.limits.memory_mib for problem in by_id.values()) + SANDBOX_OVERHEAD_MIB
     section = config.sandbox.model_copy(update={"memory_mib": max(config.sandbox.memory_mib, largest)})
+    preflight.check_judging(config, sandbox, list(by_id.values()))
     passed = errors = 0
     try:
         with interruptible(), draft.open("w", encoding="utf-8") as file, console.status("starting") as status:
-            pool = ExecutionPool(runner_factory(sandbox.kind, section), slots=section.slots, retries=section.retries)
+            pool = make_pool(sandbox.kind, section, compiled(by_id.values()))
             try:
                 for start in range(0, len(submissions), CHUNK):
                     status.update(f"judging program {start + 1} of {len(submissions)} ({sandbox.kind} sandbox)")
@@ -81,7 +82,11 @@ def _lines(part: Sequence[Submission], judgements: Sequence[Judgement]) -> list[
             "verdict": judgement.verdict,
             "tests_passed": judgement.tests_passed,
             "tests_total": judgement.tests_total,
-            "duration_ms": round(judgement.duration_ms, 3),
+            "first_failed": judgement.first_failed,
+            "duration_ms": judgement.duration_ms,
+            "cpu_ms": judgement.cpu_ms,
+            "peak_mib": judgement.peak_mib,
+            "detail": judgement.detail,
             "sandbox": judgement.sandbox,
         }
         lines.append(json.dumps(record | ({"error": judgement.error} if judgement.error else {})) + "\n")

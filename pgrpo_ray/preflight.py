@@ -62,7 +62,9 @@ def examine(config: RunConfig) -> Examined:
     sandbox = choose_sandbox(config)
     problems = None if config.data.problems == STARTER else load_problem_sets(config)
     if problems is not None:
-        check_memory_limits(config, [*problems.train, *problems.heldout])
+        everything = [*problems.train, *problems.heldout]
+        check_memory_limits(config, everything)
+        check_judging(config, sandbox, everything)
     if config.reward_model.model != STARTER:
         model_facts(config.reward_model.model, "reward_model.model", role="reward")
     policy = STARTER_POLICY
@@ -154,6 +156,22 @@ def check_memory_limits(config: RunConfig, problems: list[Problem]) -> None:
             f"sandbox.memory_mib={needed} or more.",
             path="sandbox.memory_mib",
         )
+
+
+def check_judging(config: RunConfig, sandbox: Sandbox, problems: list[Problem]) -> None:
+    """Check what the execution pool will need for these problems: checkers that work, an image with their languages.
+
+    Raises `DataError` and `EnvironmentFault`.
+    """
+    from pgrpo_ray.sandbox import checkers
+    from pgrpo_ray.sandbox.languages import compiled
+    from pgrpo_ray.sandbox.runners import resolve_image
+
+    for problem in problems:
+        checkers.prove(problem)
+    languages = compiled(problems)
+    if languages and sandbox.kind == "docker" and config.cluster.address == "local":
+        resolve_image(config.sandbox.image, languages)
 
 
 def load_problem_sets(config: RunConfig, starter: Any = None) -> ProblemSets:

@@ -73,6 +73,7 @@ class ExecutionRole:
     def start(self) -> None:
         """Start every slot; each judges its canaries. Does nothing where that is done; callers wait for each other."""
         from pgrpo_ray.actors.pool_metrics import PoolMetrics
+        from pgrpo_ray.sandbox.languages import compiled
         from pgrpo_ray.sandbox.pool import make_pool
 
         with self._starting:
@@ -81,7 +82,8 @@ class ExecutionRole:
             self._problems = {problem.id: problem for problem in self._fetch_problems()}
             self._metrics = PoolMetrics()
             try:
-                self._pool = make_pool(self._kind, self._section, self._metrics.observe)
+                languages = compiled(self._problems.values())
+                self._pool = make_pool(self._kind, self._section, languages, self._metrics.observe)
             except PgrpoError as error:
                 raise EnvironmentFault(f"{self._name}: {error}") from error
             self._metrics.follow(self._pool.stats)

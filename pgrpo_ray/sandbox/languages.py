@@ -4,10 +4,12 @@ The harness writes `source` into scratch, runs `build` there as an unprivileged 
 into a memfd (scratch forbids execution) and executes that once per test. A new language is a new entry here.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pgrpo_ray.data.records import did_you_mean
 from pgrpo_ray.errors import DataError
+from pgrpo_ray.types import Problem
 
 PYTHON = "python"
 """What the harness runs itself: it needs no toolchain, and every image has it."""
@@ -28,6 +30,8 @@ class Language:
     """Debian packages that bring the toolchain."""
     probe: tuple[str, ...]
     """Command that succeeds only where `build` can; needs no file, only a writable /tmp."""
+    canary: str
+    """A program that prints `ok`. A sandbox that cannot run it is not asked to judge others."""
     registry: str | None = None
     """A public image with `python3` and this toolchain, for where apt does not exist; None: there is none."""
     unneeded: tuple[str, ...] = ()
@@ -62,6 +66,7 @@ _CPP = Language(
     packages=("g++",),
     # Includes, compiles, assembles and links (-shared needs no `main`), and leaves nothing.
     probe=("g++", *_CPP_FLAGS, "-shared", "-x", "c++", "-include", "bits/stdc++.h", "/dev/null", "-o", "/dev/null"),
+    canary='#include <bits/stdc++.h>\nint main() { std::cout << "ok" << std::endl; }\n',
     registry="python:3.11-bookworm",  # not slim: made from buildpack-deps, which has g++
     unneeded=(
         "usr/lib*/gcc/*/*/cc1",  # C
@@ -87,6 +92,11 @@ _CPP = Language(
 )
 
 LANGUAGES: dict[str, Language] = {language.name: language for language in (_CPP,)}
+
+
+def compiled(problems: Iterable[Problem]) -> list[str]:
+    """Return the languages beside Python in which programs for these problems are."""
+    return sorted({problem.language for problem in problems} - {PYTHON})
 
 
 def toolchain(name: str) -> Language | None:

@@ -28,13 +28,15 @@ once, and so are those that a deterministic verdict is remembered for.
 """
 
 import contextlib
+import functools
 import hashlib
 import itertools
+import logging
 import queue
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, field
@@ -43,6 +45,7 @@ from pgrpo_ray.config import SandboxSection
 from pgrpo_ray.errors import CheckerError, ExhaustedError, NotBegunError, SandboxError
 from pgrpo_ray.protocols import Runner
 from pgrpo_ray.sandbox import grade
+from pgrpo_ray.sandbox.languages import toolchain
 from pgrpo_ray.sandbox.runners import runner_factory
 from pgrpo_ray.types import CallCase, Judgement, Limits, Problem, StdinCase, TestStyle, Verdict
 
@@ -150,13 +153,15 @@ class ExecutionPool:
         fail_fast: bool = True,
         cache_entries: int = 0,
         queue_programs: int = 4096,
+        languages: Collection[str] = (),
         observe: Callable[[Judgement, float], None] | None = None,
     ):
         """Start all runners and prove each with canaries.
 
         `retries` counts further attempts after the first; `fail_fast` ends a program at its first failing case;
-        `cache_entries` verdicts are remembered; `queue_programs` may wait before submitters do. `observe` is told each
-        judgement, with the seconds since its submission, in a thread of the pool. Raises `SandboxError` when a runner
+        `cache_entries` verdicts are remembered; `queue_programs` may wait before submitters do; `languages` are
+        those beside Python, each of which every runner must prove. `observe` is told each judgement, with the seconds
+        since its submission, in a thread of the pool. Raises `SandboxError` when a runner
         cannot be started or misjudges a canary; nothing is left running then.
         """
         self._make_runner = make_runner
@@ -164,6 +169,8 @@ class ExecutionPool:
         self._fail_fast = fail_fast
         self._cache_entries = cache_entries
         self._observe = observe
+        self._canaries = [_python_canary(*canary) for canary in _CANARIES]
+        self._canaries += [_script_canary(language) for language in languages]
         self._work: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
         self._room = threading.BoundedSemaphore(queue_programs)
         self._ids = itertools.count()
@@ -241,29 +248,33 @@ class ExecutionPool:
 
     def _submit(self, task: _Task, end: float | None) -> None:
         """Find a verdict for the task, or queue it, or let it wait for an equal one."""
-        while not self._room.acquire(timeout=0.1):
-            if self._closed or (end is not None and time.monotonic() > end):
+        end = float("inf") if end is None else end
+        while not self._room.acquire(timeout=max(0.0, min(0.05, end - time.monotonic()))):
+            if self._closed or time.monotonic() >= end:
                 self._settle(task, _failed(task.problem, "", "the execution pool had no room"))
                 return
         with self._lock:
             self._waiting += 1
             task.waiting = True
-            known = None
-            if task.key is not None:
-                self._lookups += 1
-                known = self._cache.get(task.key)
-                if known is not None:
-                    self._cache.move_to_end(task.key)
-                    self._hits += 1
-                elif task.key in self._twins:
-                    self._twins[task.key].append(task)
-                    return
-                else:
-                    self._twins[task.key] = []
-            if known is None and not self._closed:
-                self._work.put(task)
+            known = _failed(task.problem, "", "the execution pool is closed") if self._closed else self._known(task)
+            if known is None:
                 return
-        self._settle(task, known or _failed(task.problem, "", "the execution pool is closed"))
+        self._settle(task, known)
+
+    def _known(self, task: _Task) -> Judgement | None:
+        """Return a remembered verdict, or have the task judged or wait for an equal one; the lock is held."""
+        if task.key is not None:
+            self._lookups += 1
+            if (known := self._cache.get(task.key)) is not None:
+                self._cache.move_to_end(task.key)
+                self._hits += 1
+                return known
+            if task.key in self._twins:
+                self._twins[task.key].append(task)
+                return None
+            self._twins[task.key] = []
+        self._work.put(task)
+        return None
 
     def _await(self, task: _Task, end: float | None) -> Judgement:
         try:
@@ -283,7 +294,10 @@ class ExecutionPool:
             self._verdicts[judgement.verdict or "error"] += 1
             task.answer.set_result(judgement)
         if self._observe is not None:
-            self._observe(judgement, seconds)
+            try:
+                self._observe(judgement, seconds)
+            except Exception:  # it only watches: verdicts go on without it
+                logging.getLogger(__name__).exception("the observer of verdicts failed")
 
     def _leave_queue(self, task: _Task) -> None:
         """Free the room that a task took; the lock is held."""
@@ -307,7 +321,7 @@ class ExecutionPool:
                     while len(self._cache) > self._cache_entries:
                         self._cache.popitem(last=False)
                     self._hits += len(twins)
-                else:
+                elif not self._closed:
                     for twin in twins:  # each is judged for itself
                         twin.key = None
                         self._work.put(twin)
@@ -378,7 +392,8 @@ class ExecutionPool:
 
     def _work_ms(self, runner: Runner) -> float:
         """CPU time of the fixed piece of work on this runner; its best is remembered."""
-        problem, request = self._canary(_WORK, TestStyle.CALL)
+        problem, program, _ = _python_canary(_WORK, TestStyle.CALL, Verdict.PASSED)
+        request = grade.make_request(problem, program, f"canary-{next(self._ids)}")
         (result,) = runner.run(request, grade.deadline_s(problem, 1, _SLACK_S))["cases"]
         if result["status"] != "ok":
             raise SandboxError(f"the canary that measures speed ended with {result['status']}: {result['detail']}")
@@ -403,8 +418,8 @@ class ExecutionPool:
             return runner
 
     def _prove(self, runner: Runner) -> None:
-        for program, style, wanted in _CANARIES:
-            problem, request = self._canary(program, style)
+        for problem, program, wanted in self._canaries:
+            request = grade.make_request(problem, program, f"canary-{next(self._ids)}")
             (result,) = runner.run(request, grade.deadline_s(problem, 1, _SLACK_S))["cases"]
             outcome = grade.decide(problem, 0, result)
             if outcome.verdict is not wanted:
@@ -413,10 +428,6 @@ class ExecutionPool:
                     f"({outcome.detail}). Nothing it says can be trusted; check its image and its Python."
                 )
         self._work_ms(runner)
-
-    def _canary(self, program: str, style: TestStyle) -> tuple[Problem, dict]:
-        problem = _CANARY_PROBLEMS[style]
-        return problem, grade.make_request(problem, program, f"canary-{next(self._ids)}", [0])
 
     def _drop(self, slot: int, runner: Runner) -> None:
         """Close a runner that is of no use any more, unless the slot's other thread has done so."""
@@ -428,25 +439,39 @@ class ExecutionPool:
         runner.close()
 
 
-_CANARY_PROBLEMS = {
-    TestStyle.CALL: Problem(
-        "canary", "", TestStyle.CALL, (CallCase([21], 42),), entry_point="double", limits=_CANARY_LIMITS
-    ),
-    TestStyle.STDIN: Problem("canary", "", TestStyle.STDIN, (StdinCase("", ""),), limits=_CANARY_LIMITS),
-}
+@functools.cache
+def _python_canary(program: str, style: TestStyle, wanted: Verdict) -> tuple[Problem, str, Verdict]:
+    case = CallCase([21], 42) if style is TestStyle.CALL else StdinCase("", "")
+    return Problem("canary", "", style, (case,), entry_point="double", limits=_CANARY_LIMITS), program, wanted
+
+
+@functools.cache
+def _script_canary(language: str) -> tuple[Problem, str, Verdict]:
+    known = toolchain(language)
+    program = known.canary if known else "print('ok')"
+    case = StdinCase("", "ok")
+    problem = Problem("canary", "", TestStyle.STDIN, (case,), language=language, limits=_CANARY_LIMITS)
+    return problem, program, Verdict.PASSED
 
 
 def make_pool(
-    kind: str, section: SandboxSection, observe: Callable[[Judgement, float], None] | None = None
+    kind: str,
+    section: SandboxSection,
+    languages: Collection[str] = (),
+    observe: Callable[[Judgement, float], None] | None = None,
 ) -> ExecutionPool:
-    """Start the pool that a config describes; `kind` is `docker` or `process`. Raises as `ExecutionPool` does."""
+    """Start the pool that a config describes; `kind` is `docker` or `process`. Raises as `ExecutionPool` does.
+
+    `languages`: those beside Python that its programs are in, as `languages.compiled` finds them.
+    """
     return ExecutionPool(
-        runner_factory(kind, section),
+        runner_factory(kind, section, languages),
         section.slots,
         section.retries,
         fail_fast=section.fail_fast,
         cache_entries=section.cache_entries,
         queue_programs=section.queue_programs,
+        languages=languages,
         observe=observe,
     )
 

@@ -418,6 +418,8 @@ class Session:
             return "time_limit", ""
         if out_of_memory and (number == signal.SIGKILL or self.style == "assert"):
             return "memory_limit", ""
+        if number == signal.SIGABRT and self.err is not None and b"std::bad_alloc" in self.err.data:
+            return "memory_limit", "std::bad_alloc"
         if number:
             self.signal = number
             return "error", f"killed by signal {number}"
