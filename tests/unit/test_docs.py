@@ -44,3 +44,12 @@ def test_every_number_of_a_step_is_documented():
     columns = {"dropped", "advantage", "reward_format", "reward_outcome", "reward_thinking", "rank_tokens"}
     assert keys - columns <= documented, keys - columns - documented
     assert len(keys) > 20
+
+
+def test_the_example_of_the_execution_pool_runs(capsys):
+    text = (REPOSITORY / "docs" / "sandbox.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(example.strip().splitlines()) <= 12
+    exec(compile(example.replace('"docker"', '"process"'), "docs/sandbox.md", "exec"), {})
+    right, wrong = re.findall(r"verdict=<Verdict\.(\w+)", capsys.readouterr().out)
+    assert (right, wrong) == ("PASSED", "WRONG_ANSWER")
