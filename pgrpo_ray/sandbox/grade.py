@@ -25,8 +25,8 @@ from pgrpo_ray.sandbox.inside.codec import MAX_DEPTH, Encoder, decode
 from pgrpo_ray.types import CallCase, Judgement, Problem, TestStyle, Verdict
 
 CPU_GRACE = 1.5
-"""Times its CPU limit a program may run on, so that a quiet machine can have the last word. Ours: load made CPU time up
-to 1.3 times longer where we measured."""
+"""Times its CPU limit a program may run on, so that a quiet machine can have the last word. Ours: fourfold load changed
+CPU time by 1 % where we measured, but cores that share units (SMT) may lose a third of their speed to each other."""
 CPU_TOLERANCE = 1.02
 """Times the CPU limit that still pass: what the same program varies by on a quiet machine."""
 FIRST_WAVE = 16

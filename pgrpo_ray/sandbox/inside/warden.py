@@ -305,8 +305,14 @@ class Session:
 
     def cpu_s(self):
         """CPU time so far, seconds: of our processes, their children that they waited for, and of orphans."""
+        clocks = {pid: cpu_clock(pid) for pid in self.living()}
+        for pid, clock in clocks.items():
+            while (
+                clock is None and pid not in self.deaths
+            ):  # reaped a moment ago: its clock is gone, the news is coming
+                self.warden.hear(self)
         dead = max((death["spent_s"] for death in self.deaths.values()), default=0.0)
-        spent = dead + sum(cpu_clock(pid) for pid in self.living())
+        spent = dead + sum(clock for clock in clocks.values() if clock is not None)
         place = self.warden.place_cpu_s()
         if place is None or place - self.place_mark < spent + OWN_CPU_S:
             return spent
@@ -577,11 +583,11 @@ def skipped():
 
 
 def cpu_clock(pid):
-    """CPU time of a process with all its threads, seconds; 0 once it is gone."""
+    """CPU time of a process with all its threads, seconds; None once it is gone."""
     try:
         return time.clock_gettime((~pid << 3) | 2)  # the clock id of a process, as clock_getcpuclockid(3) makes it
     except OSError:
-        return 0.0
+        return None
 
 
 def ready_s(pid):
