@@ -15,7 +15,7 @@ programs and their tests among it, a program could find in its own heap.
 from pathlib import Path
 
 _PACKAGE = "pgrpo_ray.sandbox.inside"
-_MODULES = ("codec", "doors", "program", "checker", "zygote", "warden")
+_MODULES = ("codec", "doors", "program", "checker", "zygote", "session", "warden")
 """In the order of their imports."""
 _LOADER = """\
 import sys, types
