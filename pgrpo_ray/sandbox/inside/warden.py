@@ -4,10 +4,10 @@ Frames on stdin and stdout: 4 bytes big-endian length, then JSON. End of file on
 kills everything and ends the warden: a dead owner leaves nothing behind.
 
 Request: {id, style, program, entry_point, setup, limits, cases, stop_early, toolchain}. A case is {stdin}, {calls:
-[{name, args, kwargs}]} or {source}; `toolchain` builds a program that is not Python. Answer: {id, cases: [{status, fresh,
-wall_ms, cpu_ms, peak_kib, detail, signal, stray, output | value}], dirty}, one result a case; {id, fault} when the
-machinery failed. `dirty`: this place cannot be cleaned or has used up its uids. The warden ends after that, and after a
-fault.
+[{name, args, kwargs}]} or {source}; `toolchain` builds a program that is not Python. Answer: {id, cases: [{status,
+fresh, wall_ms, cpu_ms, peak_kib, detail, signal, stray, output | value}], dirty}, one result a case; {id, fault} when
+the machinery failed. `dirty`: this place cannot be cleaned or has used up its uids. The warden ends after that, and
+after a fault.
 
 A fork costs more than most cases, so one process works through as many cases as it survives. `fresh` says that a case
 was the first of its process. A failure counts only of a fresh one: the warden itself repeats a case that ended badly
