@@ -162,7 +162,7 @@ class ExecutionPool:
         `retries` counts further attempts after the first; `fail_fast` ends a program at its first failing case;
         `cache_entries` verdicts are remembered; `queue_programs` may wait before submitters do; `languages` are
         those beside Python, each of which every runner must prove. `observe` is told each judgement, with the seconds
-        since its submission, in a thread of the pool. Raises `SandboxError` when a runner
+        since its submission, in whatever thread has it. Raises `SandboxError` when a runner
         cannot be started or misjudges a canary; nothing is left running then.
         """
         self._make_runner = make_runner

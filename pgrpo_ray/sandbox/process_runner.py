@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from pgrpo_ray.errors import SandboxError
+from pgrpo_ray.errors import NotBegunError, SandboxError
 from pgrpo_ray.sandbox import inside
 from pgrpo_ray.sandbox.wire import Wire
 
@@ -68,6 +68,8 @@ class ProcessRunner:
             raise SandboxError("this runner is closed")
         try:
             return wire.ask(request, timeout_s)
+        except NotBegunError:
+            raise
         except SandboxError as error:
             raise SandboxError(f"{error}{self._last_words()}") from error
 

@@ -63,7 +63,9 @@ class Wire:
         try:
             if self._broken:
                 raise NotBegunError("the connection to the warden broke under another program")
-            return self._answer_to(request, timeout_s)
+            answer = self._answer_to(request, timeout_s)
+            self._broken = answer["dirty"]  # the warden has ended, and begins with no other
+            return answer
         except BaseException:
             self._broken = True
             raise

@@ -2,9 +2,12 @@
 
 A test's `==` therefore meets plain data or a handle, never a method of the program; its source, and the values that it
 expects, are in no process of the program. Protects against objects that equal everything, patched builtins, frames,
-memory and exits. A handle may still lie about itself (its `len`, its items, its truth), which states a value as a
-return does. What a test cannot do here: catch what the program prints, or take a program's object for an instance of a
-class that the test imports.
+memory and exits. A handle may still lie about itself (its `len`, its items, its truth, what its methods return), which
+states a value as a return does.
+
+What a test cannot do here: catch what the program prints; take a program's object for an instance of a class that the
+test imports; calculate with, or compare, a program's object and plain data; see what happens later to a list that was
+once handed over, since plain data travels as a copy (arguments that a call changed in place are brought up to date).
 """
 
 import builtins
@@ -47,11 +50,26 @@ class Remote:
         if "raise" in answer:
             if answer["blame"] != "error":
                 raise ProgramFailed(answer["blame"], answer["detail"])
-            raise next(filter(None, map(self.exception, answer["raise"])), Exception)(answer["text"])
+            raise self.exception_of(answer)
         if "after" in answer:
-            for operand, after in zip(operands[1], self.decode(answer["after"]), strict=False):
+            args, kwargs = self.decode(answer["after"])
+            for operand, after in zip(operands[1], args, strict=False):
                 restore(operand, after)
+            for name, after in kwargs.items():
+                restore(operands[2].get(name), after)
         return self.decode(answer["value"])
+
+    def exception_of(self, answer):
+        """Return what to raise here. What no `except Exception` would catch there, no test shall catch here."""
+        if "Exception" not in answer["raise"]:
+            return ProgramFailed("error", answer["detail"])
+        kind = next(filter(None, map(self.exception, answer["raise"])), Exception)
+        try:
+            return kind(answer["text"])
+        except TypeError:  # such as UnicodeDecodeError, which takes five arguments
+            error = kind.__new__(kind)
+            error.args = (answer["text"],)
+            return error
 
     def exchange(self, message):
         try:
@@ -83,6 +101,8 @@ class Remote:
         number = next((number for number, kind in self.exceptions.items() if kind is value), None)
         if number is not None:
             return {"h": number}
+        if type(value) is slice:
+            return {"l": self.encode([value.start, value.stop, value.step])}
         if not callable(value):
             raise ValueError(f"a test cannot pass a {type(value).__name__} to the program")
         self.functions.append(value)
@@ -158,36 +178,29 @@ def unary(operation):
     return lambda self, *operands: Handle.remote.ask(operation, self, *operands)
 
 
-def binary(operation, swapped=False):
-    """An operation with a second operand. With plain data beside it, the result must be no plain data.
+def binary(operation):
+    """An operation between two of the program's objects. It has none with plain data.
 
-    Else an object whose comparison or difference with everything is favourable would pass as any value.
+    Else an object whose comparison or difference with everything is favourable would pass as any value, and would be
+    told the value besides.
     """
 
     def operate(self, other):
-        plain = type(other) is not Handle
-        if plain and operation in COMPARISONS:
-            return NotImplemented
-        result = Handle.remote.ask(operation, *((other, self) if swapped else (self, other)))
-        if plain and type(result) is not Handle:
-            raise TypeError(f"{operation} of a program's object and plain data gave plain data")
-        return result
+        return Handle.remote.ask(operation, self, other) if type(other) is Handle else NotImplemented
 
     return operate
 
 
-COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
 for _name in (
     *("len", "bool", "str", "repr", "hash", "int", "float", "round", "neg", "pos", "abs", "invert"),
-    *("next", "getitem", "setitem", "delitem", "contains"),
+    *("next", "getitem", "setitem", "delitem"),  # `in` goes through the items: the program is not asked what it holds
 ):
     setattr(Handle, f"__{_name}__", unary(_name))
-for _name in COMPARISONS:
-    setattr(Handle, f"__{_name}__", binary(_name))
-for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor"):
-    _operation = f"{_name}_" if _name in ("and", "or") else _name
-    setattr(Handle, f"__{_name}__", binary(_operation))
-    setattr(Handle, f"__r{_name}__", binary(_operation, swapped=True))
+for _name in (
+    *("eq", "ne", "lt", "le", "gt", "ge", "add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul"),
+    *("and", "or", "xor"),
+):
+    setattr(Handle, f"__{_name}__", binary(f"{_name}_" if _name in ("and", "or") else _name))
 
 
 def run(job):

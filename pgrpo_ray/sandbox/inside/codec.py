@@ -82,7 +82,7 @@ class Encoder:
         if issubclass(kind, dict):
             return {"d": [[self.encode(k, depth), self.encode(v, depth)] for k, v in dict.items(value)]}
         if kind is range:
-            return {"r": [value.start, value.stop, value.step]}
+            return {"r": [self.scalar(int, part) for part in (value.start, value.stop, value.step)]}
         return self.special(kind, value, depth)
 
     def named(self, kind, items):
@@ -100,7 +100,7 @@ class Encoder:
         if home == "decimal" and name == "Decimal":
             return {"D": str.__str__(kind.__str__(value))}
         if home == "fractions" and name == "Fraction":
-            return {"F": [int.__int__(value.numerator), int.__int__(value.denominator)]}
+            return {"F": [self.scalar(int, int.__int__(part)) for part in (value.numerator, value.denominator)]}
         if self.opaque is not None:
             return self.opaque(value)
         return {"?": str.__str__(name)[:80]}
@@ -109,7 +109,7 @@ class Encoder:
 def decode(encoded, special=None):
     """Turn tagged JSON into plain Python objects; `special(tag, content)` makes those of tags that are not plain.
 
-    Raises `ValueError`, `TypeError`, `KeyError`, `IndexError`, `RecursionError` or `OverflowError` when damaged.
+    Raises `ValueError`, `TypeError`, `KeyError`, `IndexError`, `RecursionError` or `ArithmeticError` when damaged.
     """
     if isinstance(encoded, list):
         return [decode(item, special) for item in encoded]
@@ -141,11 +141,12 @@ def _decimal(text):
 def _fraction(parts):
     from fractions import Fraction
 
-    return Fraction(int(parts[0]), int(parts[1]))
+    numerator, denominator = map(decode, parts)
+    return Fraction(int(numerator), int(denominator))
 
 
 def _range(parts):
-    start, stop, step = parts
+    start, stop, step = map(decode, parts)
     return range(start, stop, step)
 
 

@@ -338,7 +338,10 @@ class Server:
         try:
             operands = decode(message["operands"], self.special)
             answer = {"value": self.encode(self.operations[message["do"]](*operands))}
-            if message["mutable"] and (after := [self.encode(arg) for arg in operands[1]]) != message["operands"][1]:
+            if (
+                message["mutable"]
+                and (after := [self.encode(part) for part in operands[1:]]) != message["operands"][1:]
+            ):
                 answer["after"] = after
             return answer
         except BaseException as error:
@@ -367,6 +370,8 @@ class Server:
         return kind.__name__ if getattr(builtins, kind.__name__, None) is kind else self.number(kind)
 
     def special(self, tag, content):
+        if tag == "l":
+            return slice(*decode(content, self.special))
         if tag == "k":
             return lambda *args, **kwargs: self.call_back(content, args, kwargs)
         return self.objects[content]

@@ -124,7 +124,8 @@ class Warden:
                 if room < 0:
                     result.pop("output", None)
                     result.pop("value", None)
-                    result.update(status="output_limit", detail="all cases together printed too much")
+                    # Not fresh: the host may ask for this case alone.
+                    result.update(status="output_limit", detail="all cases together printed too much", fresh=False)
             results += done
         return {"id": request["id"], "cases": results, "dirty": dirty or self.uid - self.first_uid >= UIDS}
 
