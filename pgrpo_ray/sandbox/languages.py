@@ -40,7 +40,7 @@ class Language:
     """Python source, run once as root in the new image. `build` must also work where it has not run."""
 
 
-BUILD_LIMITS = {"cpu_s": 20.0, "cpu_grace": 1.0, "wall_s": 60.0, "memory_mib": 512, "output_kib": 256}
+BUILD_LIMITS = {"cpu_s": 20.0, "cpu_grace": 1.0, "wall_s": 25.0, "memory_mib": 512, "output_kib": 256}
 """What a build may use. A heavy honest program takes 4 s and 300 MiB; below 256 MiB g++ fails for want of memory."""
 
 _HEADERS = "/usr/local/include/precompiled"

@@ -7,7 +7,7 @@ answers passes; where a verdict is `passed`, the answer is right and the attack 
 """
 
 import textwrap
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pgrpo_ray.types import AssertCase, CallCase, Case, Limits, Problem, StdinCase, TestStyle, Verdict
 
@@ -16,6 +16,8 @@ PATIENT = Limits(cpu_s=1.0, wall_s=5.0, memory_mib=128, output_kib=64)
 """For programs that try to hide CPU time: the wall limit must not be what stops them."""
 ROOMY = Limits(cpu_s=4.0, wall_s=10.0, memory_mib=256, output_kib=1024)
 """The defaults of `Limits`: for honest programs that ask for much and use little."""
+WORDY = Limits(cpu_s=1.0, wall_s=2.0, memory_mib=128, output_kib=1024)
+"""For long outputs that the judge must be done with soon."""
 SUM = (StdinCase("2 3\n", "5"), StdinCase("10 -4\n", "6"))
 ADD = (CallCase([2, 3], 5), CallCase([10, -4], 6))
 CHECK = (AssertCase("assert add(2, 3) == 5"), AssertCase("assert add(10, -4) == 6"))
@@ -59,7 +61,8 @@ class Channel:
 
 
 def _one(style, cases, name, allowed, why, program, limits=LIMITS, tolerance=None):
-    verdicts = FAILED if allowed == "failed" else frozenset(map(Verdict, allowed.split()))
+    groups = {"failed": FAILED, "any": frozenset(Verdict)}  # any: but no failure of the machinery
+    verdicts = groups.get(allowed) or frozenset(map(Verdict, allowed.split()))
     return Hostile(name, style, textwrap.dedent(program).strip() + "\n", cases, verdicts, why, limits, tolerance)
 
 
@@ -795,6 +798,68 @@ FILES = (
     """),
 )  # fmt: skip
 
+LEFTOVERS = (
+    answering("locked_and_deep", "passed", "mode 000 at 400 levels: neither path nor permission leads down", """
+        import os
+        for _ in range(400):
+            os.mkdir('d' * 100)
+            os.chdir('d' * 100)
+        for _ in range(400):
+            os.chdir('..')
+            os.chmod('d' * 100, 0)
+    """),
+    answering("every_inode_a_fifo", "passed", "1000 FIFOs of mode 000, in folders", """
+        import os
+        try:
+            for number in range(1100):
+                os.makedirs(f'd{number % 50}', exist_ok=True)
+                os.mkfifo(f'd{number % 50}/{number}', 0)
+        except OSError:
+            pass
+    """),
+    answering("set_uid_files", "passed", "nosuid and noexec; bits that may hinder whoever wipes", """
+        import os, shutil, sys
+        os.makedirs('d/e')
+        for name in ('d/x', 'd/e/x'):
+            shutil.copy('/bin/true' if os.path.exists('/bin/true') else os.__file__, name)
+            os.chmod(name, 0o6777)
+        os.chmod('d/e', 0o3000)
+        os.chmod('d', 0o7000)
+    """),
+    answering("scratch_full_and_locked", "passed", "not one byte free when the next case begins", """
+        import os
+        os.makedirs('d')
+        try:
+            for number in range(40):
+                with open(f'd/{number}', 'wb') as file:
+                    file.write(bytes(1 << 20))
+        except OSError:
+            pass
+        os.chmod('d', 0)
+    """),
+    answering("process_flags_of_all_kinds", "passed", "names, timer slack, no-new-privileges, dumpable, a filter", """
+        import ctypes
+        prctl = ctypes.CDLL(None).prctl
+        for option, value in ((15, b'python3'), (4, 0), (4, 1), (4, 2), (29, 1), (31, 1), (38, 1), (1, 9), (41, 1)):
+            prctl(option, value, 0, 0, 0)
+    """),
+    answering("undumpable_and_stopped", "time_limit", "its /proc entries belong to root then", """
+        import ctypes, os, signal
+        ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
+        if os.fork():
+            os.kill(os.getpid(), signal.SIGSTOP)
+    """),
+    answering("strict_seccomp_on_itself", "passed", "refused: there is a filter already", """
+        import ctypes
+        ctypes.CDLL(None).prctl(22, 1, 0, 0, 0)
+    """),
+    answering("nobody_may_die_of_old_age", "passed", "RLIMIT_CPU cannot rise, other limits fall to nothing", """
+        import resource
+        for what in (resource.RLIMIT_NOFILE, resource.RLIMIT_FSIZE, resource.RLIMIT_NPROC):
+            resource.setrlimit(what, (0, 0))
+    """),
+)  # fmt: skip
+
 _DOORS = """
         import ctypes, platform
         a, b = map(int, input().split())
@@ -845,29 +910,68 @@ _EQUAL = """
             __str__ = __repr__ = lambda self: '5'
             __class__ = int
 """
-_NONCES = """
-        import os, sys
+_LINK = """
+        import os, sys, threading
         def nonces():
-            frame = sys._getframe()
-            while frame := frame.f_back:
-                for value in list(frame.f_locals.values()):
-                    text = value.decode('latin1') if isinstance(value, bytes) else value
-                    if isinstance(text, str) and 16 <= len(text) <= 64 and not text.strip('0123456789abcdef'):
-                        yield text
-                    if isinstance(value, dict):
-                        yield from (str(item) for key, item in list(value.items()) if key == 'nonce')
+            for frame in list(sys._current_frames().values()):
+                while frame:
+                    for value in list(frame.f_locals.values()):
+                        for item in (value, *getattr(value, '__dict__', {}).values()):
+                            text = item.decode('latin1') if isinstance(item, bytes) else item
+                            if isinstance(text, str) and len(text) == 32 and not text.strip('0123456789abcdef'):
+                                yield text.encode()
+                    frame = frame.f_back
+        def state(status, payload=b'', length=None, fd=3):
+            length = len(payload) if length is None else length
+            for nonce in set(nonces()):
+                rest = b'%s %s %s\\n%s' % (nonce, status, str(length).encode(), payload)
+                while rest:
+                    rest = rest[os.write(fd, rest):]
 """
-"""Finds what looks like a nonce in the frames of whoever called."""
+"""`state(status, payload)`: speaks over the link in the judge's name, with what looks like its nonce in any frame.
+
+`forged_statement_right_value` and its like prove that this works: else all that use it would pass without testing.
+"""
+_WIRE = """
+        import json, os, struct, sys
+        judge = sys._getframe(1).f_globals
+        kept = judge['send']
+        def change_answers(change):
+            judge['send'] = lambda fd, message: kept(fd, change(message))
+        def raw(payload, length=None):
+            os.write(6, struct.pack('>I', len(payload) if length is None else length) + payload)
+        def tell(message):
+            raw(json.dumps(message).encode())
+"""
+"""`change_answers(f)`: what our code says to the checker goes through `f`; `tell` says something of its own."""
 
 
 def _forged(name, statement):
-    """Of style `call`: states something odd in the name of the judge, then ends."""
-    return call(f"forged_statement_{name}", "failed", "a statement is data from an adversary", _NONCES + f"""
+    """Of style `call`: states something odd as its value in the name of the judge, then ends."""
+    return call(f"forged_statement_{name}", "failed", "a statement is data from an adversary", _LINK + f"""
         def add(a, b):
-            for nonce in set(nonces()):
-                os.write(3, ('\\nvalue ' + nonce + '\\n').encode() + ({statement}))
+            state(b'value', b'[' + {statement} + b']')
             os._exit(0)
     """)  # fmt: skip
+
+
+def _stated(name, allowed, why, attack, limits=LIMITS):
+    """Of style `call`: does `attack`, then returns the right value."""
+    body = textwrap.indent(textwrap.dedent(attack).strip(), " " * 12)
+    return call(f"stated_{name}", allowed, why, _LINK + f"        def add(a, b):\n{body}\n            return a + b\n",
+                limits=limits)  # fmt: skip
+
+
+def _ended(name, allowed, why, program, cases=SUM, limits=LIMITS):
+    """Of style `stdin`, with the link: a script has one as long as it has cases before it."""
+    body = textwrap.indent(textwrap.dedent(program), " " * 8)
+    return stdin(f"ended_{name}", allowed, why, _LINK + body, cases, limits)
+
+
+def _wired(name, allowed, why, program, cases="assert add(2, 3) + 0 == 5", limits=LIMITS):
+    """Of style `assert`, with the wire to the checker (a test of a plain form would become a call)."""
+    body = textwrap.indent(textwrap.dedent(program), " " * 8)
+    return asserts(f"wire_{name}", allowed, why, _WIRE + body, cases, limits)
 
 
 VALUES = (
@@ -980,8 +1084,256 @@ VALUES = (
     _forged("no_pairs", "b'{\"d\":[[]]}'"),
     _forged("mixed_keys_in_a_set", "b'{\"s\":[{\"t\":[{\"f\":\"nan\"},null]},1,{\"c\":[\"1\",\"2\"]}]}'"),
     _forged("no_json", "b'NaN Infinity \\xff\\x00'"),
-    _forged("all_outcomes_opaque", """b'[["value","{\\\\"?\\\\":0}"],["value","{\\\\"?\\\\":0}"]]'"""),
-    _forged("more_outcomes_than_asked", "b'[[\"value\",\"5\"],[\"value\",\"6\"],[\"value\",\"7\"]]'"),
+    _forged("opaque", "b'{\"?\":0}'"),
+    _forged("more_values_than_calls", "b'%d,%d' % (a + b, a + b)"),
+    _forged("no_value", "b''"),
+    _forged("unknown_tag", "b'{\"h\":0}'"),
+    _forged("two_tags", "b'{\"t\":[5],\"q\":[5]}'"),
+    _forged("fraction_without_denominator", "b'{\"F\":[5,0]}'"),
+    _forged("decimal_that_signals", "b'{\"D\":\"sNaN\"}'"),
+    _forged("decimal_beyond_everything", "b'{\"D\":\"1E+999999999999999999\"}'"),
+    _forged("range_without_end", "b'{\"r\":[0,' + b'9' * 4000 + b',1]}'"),
+    _forged("wrong_statement_twice", "b'0'); state(b'value', b'[0]' + b''"),
+    call("forged_statement_right_value", "passed", "a value is a value, whoever states it; proves that `state` works",
+         _LINK + """
+        def add(a, b):
+            state(b'value', b'[%d]' % (a + b))
+            os._exit(0)
+    """),
+    call("forged_statement_hash_flood", "failed", "members that all have the hash 0 make a set quadratic, on the host",
+         _LINK + """
+        def add(a, b):
+            prime = (1 << 61) - 1
+            state(b'value', b'[{"s":[%s]}]' % ','.join(str(k * prime) for k in range(1, 80000)).encode())
+            os._exit(0)
+    """, limits=WORDY),
+    call("forged_statement_hash_flood_of_keys", "failed", "the same with the keys of a dict", _LINK + """
+        def add(a, b):
+            prime = (1 << 61) - 1
+            state(b'value', b'[{"d":[%s]}]' % ','.join(f'[{k * prime},0]' for k in range(1, 70000)).encode())
+            os._exit(0)
+    """, limits=WORDY),
+    call("forged_statement_padded", "passed output_limit", "right values, 2 MiB of blanks each, all in the warden",
+         _LINK + """
+        def add(a, b):
+            state(b'value', b'[%d%s]' % (a + b, b' ' * ((2 << 20) - 100)))
+            for item in __import__('json').loads(os.pread(5, 1 << 20, 0))[1:]:
+                x, y = item['calls'][0]['args']
+                state(b'value', b'[%d%s]' % (x + y, b' ' * ((2 << 20) - 100)))
+            os._exit(0)
+    """, tuple(CallCase([n, 1], n + 1) for n in range(112)), ROOMY),
+    *(call(f"forged_header_{name}", "failed", "half a statement is none", _LINK + f"""
+        def add(a, b):
+            {attack}
+            os._exit(0)
+    """) for name, attack in (
+        ("negative_length", "state(b'value', b'[5]', length=-3)"),
+        ("huge_length", "state(b'value', b'[5]', length=999999999)"),
+        ("length_of_ten_digits", "state(b'value', b'[5]', length=1000000003)"),
+        ("length_in_other_digits", "state(b'value', b'[5]', length='\\u0663')"),
+        ("too_short", "state(b'value', b'[5]', length=2)"),
+        ("without_status", "state(b'', b'[5]')"),
+        ("status_without_end", "state(b'v' * 100000, b'[5]')"),
+        ("nonce_alone", "[os.write(3, nonce * 100) for nonce in set(nonces())]"),
+        ("nonce_in_a_payload", "[state(b'odd', nonce + b' value 3\\n[0]') for nonce in set(nonces())]"),
+        ("half_and_gone", "state(b'value', b'[5', length=3)"),
+    )),
+    _stated("value_then_crash", "passed runtime_error", "the value was stated before", """
+        state(b'value', b'[%d]' % (a + b))
+        os.abort()
+    """),
+    _stated("value_twice", "passed wrong_answer", "the second counts for the next case: its own harm", """
+        state(b'value', b'[%d]' % (a + b))
+    """),
+    _stated("what_only_others_say", "passed", "the checker's and the warden's words are not a program's", """
+        for status in (b'held', b'ok', b'skipped', b'time_limit', b'gone', b'done', b'end', b'stray', b'dirty', b'odd'):
+            state(status, b'0')
+    """),
+    _stated("more_cases_than_asked", "failed", "all after the last is ignored; the first are wrong", """
+        for _ in range(100):
+            state(b'value', b'[0]')
+    """),
+    _stated("by_a_forked_child", "failed", "a child has the link as well; what it states is the program's word", """
+        if os.fork() == 0:
+            state(b'value', b'[0]')
+            os._exit(0)
+        while True:
+            pass
+    """),
+    _stated("by_a_thread", "passed time_limit", "a right value, while the main thread never returns", """
+        threading.Timer(0.1, state, (b'value', b'[%d]' % (a + b))).start()
+        threading.Event().wait()
+    """),
+    _stated("late", "time_limit", "a right value after the time is up", """
+        import time
+        while time.process_time() < 2:
+            pass
+        state(b'value', b'[%d]' % (a + b))
+    """, PATIENT),
+    _stated("confined_as_a_sleeper", "time_limit", "whose clock is read was settled before the program began", """
+        import time
+        if not (child := os.fork()):
+            time.sleep(60)
+        for pid in (1, 2, os.getppid(), child, os.getpid() - 1, os.getpid() + 2, 2**31 - 1):
+            state(b'confined', str(pid).encode())
+        while time.process_time() < 2.5:
+            pass
+    """, PATIENT),
+    _stated("confined_as_no_number", "any", "a statement cannot be a failure of the machinery", """
+        state(b'confined', b'x')
+    """),
+    _stated("confined_as_a_negative_number", "any", "nor with a number", "state(b'confined', b'-1')"),
+    _stated("fault", "any", "what is confined can no longer fail to be", "state(b'fault', b'no more rights')"),
+    _stated("statements_without_end", "passed runtime_error time_limit output_limit", "a flood over the link", """
+        while True:
+            for _ in range(1000):
+                state(b'odd', b'x' * 100)
+            if time_is_up():
+                break
+    """.replace("time_is_up()", "__import__('time').process_time() > 0.5")),
+    _stated("through_an_exec", "failed", "exec keeps what is made inheritable", """
+        os.set_inheritable(3, True)
+        code = f'import os; os.write(3, {list(nonces())[0]!r} + b" value 3\\\\n[0]")'
+        os.execv(sys.executable, [sys.executable, '-c', code])
+    """),
+    _stated("task_rewritten", "failed", "other calls give other values, the expected ones stay", """
+        os.pwrite(5, os.pread(5, 1 << 16, 0).replace(b'10', b'77'), 0)
+        state(b'value', b'[0]')
+    """),
+)  # fmt: skip
+
+ENDS = (
+    _ended("in_a_loop_of_its_own", "passed", "a script may play our part: proves that `state` works for scripts", """
+        while True:
+            text = os.read(os.open('/proc/self/fd/5', os.O_RDONLY), 4096)
+            os.write(1, b'%d' % sum(map(int, text.split())))
+            state(b'end', b'0')
+            os.read(3, 1)
+    """),
+    _ended("at_once_for_all", "failed", "ends without answers", """
+        for _ in range(5):
+            state(b'end', b'0')
+    """),
+    _ended("with_a_superscript", "failed", "a digit to isdigit(), not to int()", "state(b'end', chr(0xb2).encode())"),
+    _ended("with_a_minus", "failed", "no status", "state(b'end', b'-0')"),
+    _ended("with_a_status_of_many_digits", "failed", "takes the warden half a minute to read, and to write out", """
+        state(b'end', b'9' * (2 << 20))
+    """, limits=WORDY),
+    _ended("with_a_fault", "failed", "not the machinery's", "state(b'fault', b'x')"),
+    _ended("with_a_pid", "failed", "not the machinery's either", "state(b'confined', b'x')"),
+    _ended("by_a_forked_child", "failed", "a child that ends while the parent loops has not answered", """
+        if os.fork() == 0:
+            state(b'end', b'0')
+            os._exit(0)
+        while True:
+            pass
+    """),
+    answering("ended_twice_by_fork_and_exit", "passed", "a child that leaves by sys.exit is no end of the program", """
+        import os, sys
+        if os.fork() == 0:
+            sys.exit(0)
+        os.wait()
+    """),
+    answering("ended_with_our_descriptors_closed", "passed", "those above 2 are none of a script's: daemons do so", """
+        import os
+        os.closerange(3, 256)
+    """),
+    answering("ended_with_others_in_their_place", "passed runtime_error wrong_answer", "dup over all", """
+        import os
+        for fd in range(3, 100):
+            os.dup2(0, fd)
+    """),
+    answering("child_takes_the_word_to_go_on", "passed time_limit", "the next case waits, then has a process", """
+        import os
+        if os.fork() == 0:
+            os.setsid()
+            try:
+                while os.read(3, 1):
+                    pass
+            except OSError:
+                pass
+            os._exit(0)
+    """),
+    answering("child_rewrites_the_next_input", "passed wrong_answer runtime_error", "it spoils its own input", """
+        import os, fcntl
+        if os.fork() == 0:
+            os.setsid()
+            try:
+                fcntl.fcntl(5, 1033, 15)  # F_ADD_SEALS: shrink, grow, write, seal
+            except OSError:
+                pass
+            try:
+                while True:
+                    os.pwrite(5, b'7 7 ', 0)
+                    os.ftruncate(5, 3)
+            except OSError:
+                pass
+            os._exit(0)
+    """),
+    answering("child_stops_who_wipes", "passed runtime_error time_limit", "who wipes has its uid, or may not", """
+        import os, signal
+        for number in range(300):
+            os.makedirs(f'/tmp/{number:03}/e')
+        if os.fork() == 0:
+            os.setsid()
+            while len(os.listdir('/tmp')) == 300:
+                pass
+            os.kill(-1, signal.SIGSTOP)
+    """),
+    answering("child_kills_who_wipes", "passed runtime_error time_limit", "likewise", """
+        import os, signal
+        for number in range(300):
+            os.makedirs(f'/tmp/{number:03}/e')
+        if os.fork() == 0:
+            os.setsid()
+            while len(os.listdir('/tmp')) == 300:
+                pass
+            os.kill(-1, signal.SIGKILL)
+    """),
+    answering("no_process_left_to_wipe_with", "passed runtime_error", "who wipes is forked, and no pid is free", """
+        import os, time
+        os.makedirs('/tmp/d/e')
+        try:
+            while True:
+                if os.fork() == 0:
+                    time.sleep(60)
+        except OSError:
+            pass
+    """),
+    answering("child_races_who_wipes", "passed runtime_error time_limit", "folders grow while they are emptied", """
+        import os
+        os.makedirs('/tmp/d/e')
+        if os.fork() == 0:
+            os.setsid()
+            number = 0
+            while True:
+                number += 1
+                try:
+                    os.makedirs(f'/tmp/{number % 30}/{number % 31}/{number % 37}/{number}')
+                except OSError:
+                    pass
+    """),
+    stdin("cpu_time_late_in_a_session", "time_limit", "disowned children in the last of nine cases", """
+        import os, signal, time
+        a, b = map(int, input().split())
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        for _ in range(5 if a == 8 else 0):
+            read, write = os.pipe()
+            if os.fork() == 0:
+                while time.process_time() < 0.5:
+                    pass
+                os._exit(0)
+            os.close(write)
+            os.read(read, 1)
+        print(a + b)
+    """, tuple(StdinCase(f"{n} 1\n", str(n + 1)) for n in range(9)), PATIENT),
+    stdin("cpu_time_below_the_limit_in_each_case", "passed", "four times 0.6 s of 1 s are fine", """
+        import time
+        end = time.process_time() + 0.6
+        while time.process_time() < end:
+            pass
+        print(sum(map(int, input().split())))
+    """, tuple(StdinCase(f"{n} 1\n", str(n + 1)) for n in range(4)), PATIENT),
 )  # fmt: skip
 
 CALLS = (
@@ -1184,26 +1536,25 @@ ASSERTS = (
         def add(a, b):
             return [value for value in sys._getframe(1).f_code.co_consts if isinstance(value, int)][-1]
     """, _MEMORY_TEST),
-    asserts("assert_nonce_from_a_frame", "failed", "a statement needs a secret, and frames hold it", _NONCES + """
+    asserts("assert_nonce_from_a_frame", "failed", "only the checker says `held`, over a link of its own", _LINK + """
         def add(a, b):
-            for nonce in set(nonces()):
-                os.write(3, b'\\nheld ' + nonce.encode() + b'\\n')
+            for status in (b'held', b'ok', b'value', b'end', b'done'):
+                state(status, b'0')
             os._exit(0)
     """),
-    asserts("assert_nonce_from_a_thread", "failed", "a thread of the program sees every frame", """
-        import os, sys, threading
+    asserts("assert_nonce_from_a_thread", "failed", "also while the program is thought to wait", _LINK + """
         def watch():
-            while True:
-                for frame in sys._current_frames().values():
-                    while frame:
-                        nonce = frame.f_locals.get('nonce')
-                        if isinstance(nonce, bytes) and len(nonce) == 32:
-                            os.write(3, b'\\nheld ' + nonce + b'\\n')
-                            os._exit(0)
-                        frame = frame.f_back
+            for _ in range(50):
+                state(b'held')
+            os._exit(0)
         def add(a, b):
             threading.Event().wait(1)
         threading.Thread(target=watch, daemon=True).start()
+    """),
+    asserts("assert_fault_of_the_machinery", "failed", "no statement of a program makes a failure of ours", _LINK + """
+        def add(a, b):
+            state(b'fault', b'x')
+            return 0
     """),
     asserts("assert_task_from_a_descriptor", "failed", "the task lies in a memory file", """
         import os, re
@@ -1216,21 +1567,25 @@ ASSERTS = (
                 if found := re.search(rb'add\\(7, 11\\) == (\\d+)', text):
                     return int(found[1])
     """, _MEMORY_TEST),
-    asserts("assert_task_taken_by_a_child", "failed", "a child has the same descriptors", """
-        import json, os, time
-        pid = os.fork()
-        if pid == 0:
+    asserts("assert_task_taken_by_a_child", "failed", "a child has the same descriptors", _LINK + """
+        import time
+        if os.fork() == 0:
             while True:
-                try:
-                    task = json.loads(os.pread(4, 1 << 20, 0))
-                    os.write(3, b'\\nheld ' + task['nonce'].encode() + b'\\n')
-                    os._exit(0)
-                except Exception:
-                    time.sleep(0.001)
+                for fd in range(3, 16):
+                    try:
+                        text = os.pread(fd, 1 << 20, 0)
+                    except OSError:
+                        continue
+                    if b'assert' in text:
+                        open('/tmp/found', 'wb').write(text)
+                time.sleep(0.01)
         def add(a, b):
             time.sleep(0.3)
-            os._exit(0)
-    """),
+            try:
+                return int(open('/tmp/found').read().split('== ')[1].split()[0].strip('"],}'))
+            except OSError:
+                return 0
+    """, _MEMORY_TEST),
     asserts("assert_jumped_over", "failed", "a trace function can move the line of a frame", """
         import sys
         def jump(frame, event, arg):
@@ -1316,6 +1671,219 @@ ASSERTS = (
             calls.append(a)
             return a + b if len(calls) == 1 else Equal()
     """, "assert add(2, 3) == 5\nassert add(3, 4) == 8"),
+)  # fmt: skip
+
+
+def _beside(hostile):
+    """The same with tests that do not become calls: they run in the checker, beside the program."""
+    cases = tuple(AssertCase(f"plain = False\n{case.source}") for case in hostile.cases)
+    return replace(hostile, name=f"{hostile.name}_beside", cases=cases)
+
+
+BESIDE = tuple(_beside(hostile) for hostile in ASSERTS if hostile.cases in (CHECK, _MEMORY_TEST))
+
+_LIE = """
+        class Lie:
+            __sub__ = __rsub__ = __add__ = __radd__ = __truediv__ = __neg__ = lambda self, *_: self
+            __abs__ = __float__ = lambda self: 0.0
+            __int__ = __len__ = __hash__ = __round__ = lambda self, *_: 0
+            __bool__ = lambda self: False
+            __contains__ = lambda self, item: True
+            count = lambda self, item: 1
+        def add(a, b):
+            return Lie()
+"""
+"""Its difference with everything is a thing of its own, and that is nothing."""
+
+
+def _lied(name, test):
+    return asserts(f"lie_{name}", "failed", "one answer must not fit every expected value", _LIE, test)
+
+
+LIES = (
+    _lied("absolute_difference", "assert abs(add(2, 3) - 5.0) < 1e-6"),
+    _lied("absolute_difference_reversed", "assert abs(5.0 - add(2, 3)) < 1e-6"),
+    _lied("rounded_difference", "assert round(add(2, 3) - 5.0, 6) == 0"),
+    _lied("whole_difference", "assert int(add(2, 3) - 5) == 0"),
+    _lied("fabs_of_a_difference", "import math\nassert math.fabs(add(2, 3) - 5.0) < 1e-6"),
+    _lied("no_difference", "assert not (add(2, 3) - 5)"),
+    _lied("sum_of_differences", "assert abs(sum([add(2, 3), -5])) < 1e-6"),
+    _lied("contained", "assert 884736 in add(2, 3)"),
+    _lied("contained_and_counted", "got = add(2, 3)\nassert all(item in got for item in (5, 6)) and not len(got)"),
+    _lied("callable", "assert callable(add(2, 3))"),
+    _lied("abstract_class", "from collections.abc import Iterable\nassert isinstance(add(2, 3), Iterable)"),
+    _lied("in_a_list", "assert add(2, 3) in [5]"),
+    _lied("index_of", "assert [5].index(add(2, 3)) == 0"),
+    _lied("count_in_a_list", "assert [5].count(add(2, 3)) == 1"),
+    _lied("key_of_a_dict", "assert {0: 1}[add(2, 3)] == 1"),
+    _lied("largest", "assert max(add(2, 3), 5) == 5"),
+    _lied("is_close", "import math\nassert math.isclose(add(2, 3), 5)"),
+    _lied("percent", "assert '%d' % add(2, 3) == '5'"),
+)
+
+WIRES = (
+    _wired("right_answer", "passed", "the program's own word for its value: proves that `tell` works", """
+        def add(a, b):
+            tell({'value': a + b})
+            os._exit(0)
+    """, "assert add(2, 3) + 0 == 5"),
+    *(_wired(f"blame_{blame or 'nobody'}", "failed", "how a call ended is told in the program's own words", f"""
+        def add(a, b):
+            tell({{'raise': [], 'blame': {blame!r}, 'detail': 'x', 'text': ''}})
+            os._exit(0)
+    """, "assert add(2, 3) + 0 == 5") for blame in ("held", "ok", "confined", "fault", "done", "skipped", "")),
+    _wired("blame_with_a_statement_in_it", "failed", "a status that is two", """
+        def add(a, b):
+            tell({'raise': [], 'blame': 'odd 0\\nheld 0\\nheld', 'detail': '', 'text': ''})
+    """, "assert add(2, 3) + 0 == 5"),
+    _wired("answers_before_questions", "failed", "each is taken for the answer to some question", """
+        for _ in range(50):
+            for value in ([], ['add'], {'h': 0}, True, None, 0):
+                tell({'value': value})
+        def add(a, b):
+            return 0
+    """, "assert add(2, 3) + 0 == 5"),
+    *(_wired(f"answer_{name}", "failed", "damaged, or of another shape", f"""
+        def add(a, b):
+            {attack}
+            os._exit(0)
+    """, "assert add(2, 3) + 0 == 5") for name, attack in (
+        ("handle_never_given", "tell({'value': {'h': 10**9}})"),
+        ("handle_of_a_list", "tell({'value': {'h': [{'h': 0}]}})"),
+        ("unknown_tag", "tell({'value': {'odd': 1}})"),
+        ("two_tags", "tell({'value': {'t': [], 'h': 1}})"),
+        ("without_value", "tell({})"),
+        ("number", "tell(5)"),
+        ("text", "tell('value')"),
+        ("nothing", "tell(None)"),
+        ("empty", "raw(b'')"),
+        ("no_json", "raw(b'\\xff\\x00{')"),
+        ("deep", "raw(b'[' * 100000)"),
+        ("deep_in_tags", "raw(b'{\"value\":' + b'{\"t\":[' * 8000 + b'0' + b']}' * 8000 + b'}')"),
+        ("huge_length", "raw(b'{}', 0xffffffff)"),
+        ("half", "raw(b'{\"value\":', 100)"),
+        ("many_digits", "raw(b'{\"value\":' + b'9' * 400000 + b'}')"),
+        ("exceptions_of_all_kinds", "tell({'raise': ['SystemExit', 'object', 'print', 'ExceptionGroup', 7, -1], "
+                                    "'blame': 'error', 'text': [], 'detail': {}})"),
+        ("exception_by_list", "tell({'raise': [['x']], 'blame': 'error', 'text': '', 'detail': ''})"),
+        ("blame_of_a_list", "tell({'raise': [], 'blame': ['held'], 'text': '', 'detail': ''})"),
+        ("class_with_hostile_bases", "tell({'value': {'x': [0, ['E', 'BaseException', 3, 'type']]}})"),
+        ("tuple_with_hostile_fields", "tell({'value': {'n': [['__eq__', 'a=print(1)'], [1, 2]]}})"),
+        ("after_of_nonsense", "tell({'value': 0, 'after': [[[5], 5], {'d': [['x', 5]]}]})"),
+        ("back_of_nonsense", "[tell({'back': n, 'operands': [[], {'d': []}]}) for n in (-1, 10**9, 'x', None, {})]"),
+    )),
+    _wired("answer_that_stalls", "time_limit", "half a frame, and the wire stays open", """
+        import time
+        def add(a, b):
+            raw(b'{', 100)
+            time.sleep(60)
+    """),
+    _wired("tests_names_bound", "failed", "which globals there are is asked, builtins are not among them", """
+        import builtins
+        def change(message):
+            if 'add' in (message.get('value') or ()):
+                message['value'] = [*dir(builtins), '__name__', 'math', 'want', 'add', 5, None, 'isclose']
+            return message
+        change_answers(change)
+        abs = len = sum = all = isinstance = print = AssertionError = math = isclose = want = lambda *_, **__: 0
+        def add(a, b):
+            return 0
+    """, """
+        import math
+        want = 5
+        assert abs(add(2, 3) - want) < 1 and len([1]) and math.isclose(add(2, 3), want)
+    """),
+    _wired("after_rewrites_what_is_expected", "failed", "arguments can be changed in place, copies of them cannot", """
+        def change(message):
+            return {**message, 'after': [[[], [], {'d': []}], {'d': []}]}
+        change_answers(change)
+        def add(a, b):
+            return []
+    """, """
+        want = [5, 6]
+        got = add(list(want), tuple(want))
+        assert want == [5, 6]
+        assert got == want
+    """),
+    _wired("after_rewrites_what_is_inside", "failed", "only what the call was given", """
+        def change(message):
+            return {**message, 'after': [[[0], [0], [0]], {'d': []}]}
+        change_answers(change)
+        class Odd:
+            __contains__ = lambda self, item: True
+        def add(a, b):
+            return Odd()
+    """, """
+        want = [[5], [6]]
+        got = add(2, 3)
+        want in got
+        assert want == [[0], [0]]
+    """),
+    _wired("calls_back_for_ever", "time_limit", "the test's own function, over and over", """
+        def add(f, x):
+            while True:
+                f(x)
+    """, "assert add(lambda x: x, 5) == 6", PATIENT),
+    _wired("calls_back_in_a_spiral", "failed", "a function that asks, answered by a call of it", """
+        def change(message):
+            return {'back': 0, 'operands': [[{'h': 0}], {'d': []}]}
+        def add(f, x):
+            change_answers(change)
+            f(add)
+    """, "assert add(lambda x: x.y, 5) == 6"),
+    _wired("test_function_returned", "failed", "the test's own object is no value", """
+        def add(f, x):
+            return f
+    """, "assert add(lambda x: x + 3, 2) == 5"),
+    asserts("wire_generator_without_end", "failed", "the test drains it", """
+        def add(a, b):
+            while True:
+                yield 5
+    """, "assert list(add(2, 3)) == [5]"),
+    asserts("wire_generator_cut_short", "passed", "an endless generator is fine when the test takes two", """
+        def add(a, b):
+            while True:
+                yield a + b
+    """, "from itertools import islice\nassert list(islice(add(2, 3), 2)) == [5, 5]"),
+    asserts("checker_attacked", "passed", "another uid: no signal, no memory, no descriptor; else the sum is wrong", """
+        import ctypes, os, signal, time
+        libc = ctypes.CDLL(None)
+        gained = 0
+        def attack():
+            global gained
+            for pid in map(int, filter(str.isdigit, os.listdir('/proc'))):
+                if pid == os.getpid():
+                    continue
+                for number in (0, signal.SIGSTOP, signal.SIGKILL):
+                    try:
+                        os.kill(pid, number)
+                        gained += 1
+                    except OSError:
+                        pass
+                for name in ('mem', 'environ', 'maps', 'fd/3', 'fd/6', 'cwd/x', 'root/x', 'exe'):
+                    try:
+                        os.close(os.open(f'/proc/{pid}/{name}', os.O_RDONLY))
+                        gained += 1
+                    except OSError:
+                        pass
+                for request in (16, 0x4206):
+                    gained += libc.ptrace(request, pid, 0, 0) == 0
+        attack()
+        def add(a, b):
+            attack()
+            return a + b + gained
+    """, "assert add(2, 3) + 0 == 5"),
+    asserts("checker_starved_of_processes", "failed", "all pids taken while the checker begins", """
+        import os, time
+        try:
+            while True:
+                if os.fork() == 0:
+                    time.sleep(60)
+        except OSError:
+            pass
+        def add(a, b):
+            return 0
+    """, "assert add(2, 3) + 0 == 5"),
 )  # fmt: skip
 
 HONEST_ASSERTS = (
@@ -1538,8 +2106,8 @@ HONEST = (
 )  # fmt: skip
 
 PROGRAMS = (
-    *PROCESSES, *DESCRIPTORS, *STREAMS, *INTERPRETER, *RESOURCES, *FILES, *DOORS, *VALUES, *CALLS, *ASSERTS,
-    *HONEST_ASSERTS, *HONEST,
+    *PROCESSES, *DESCRIPTORS, *STREAMS, *INTERPRETER, *RESOURCES, *FILES, *LEFTOVERS, *DOORS, *VALUES, *ENDS, *CALLS,
+    *ASSERTS, *BESIDE, *LIES, *WIRES, *HONEST_ASSERTS, *HONEST,
 )  # fmt: skip
 
 GAPS: dict[str, str] = {

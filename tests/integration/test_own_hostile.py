@@ -12,9 +12,9 @@ import pytest
 from hostile_programs import CHANNELS, GAPS, LIMITS, PROGRAMS
 
 from pgrpo_ray.sandbox.docker_runner import DockerRunner
-from pgrpo_ray.sandbox.image import DEFAULT_TAG, ensure_image
+from pgrpo_ray.sandbox.image import DEFAULT_TAG, ensure_image, image_exists, image_tag
 from pgrpo_ray.sandbox.pool import ExecutionPool
-from pgrpo_ray.types import Problem, StdinCase, TestStyle, Verdict
+from pgrpo_ray.types import Limits, Problem, StdinCase, TestStyle, Verdict
 
 pytestmark = [pytest.mark.docker, pytest.mark.usefixtures("docker_engine")]
 LABEL = "pgrpo-ray.test"
@@ -117,3 +117,72 @@ def test_names_are_unique_and_gaps_have_one():
     names = [*(hostile.name for hostile in PROGRAMS), *(channel.name for channel in CHANNELS)]
     assert len(names) == len(set(names))
     assert set(names) >= GAPS.keys()
+
+
+CPP_LIMITS = Limits(cpu_s=1.0, wall_s=3.0, memory_mib=128, output_kib=64)
+_ADD = "#include <iostream>\nint a, b;\nint main() { std::cin >> a >> b; %s std::cout << a + b; }\n"
+CPP = {  # name: verdicts, program
+    "right": ("passed", _ADD % ""),
+    "wrong": ("wrong_answer", _ADD % "a += 1;"),
+    "not_cpp": ("compile_error", "print(sum(map(int, input().split())))"),
+    "includes_passwd": ("compile_error", "#include </etc/passwd>\n" + _ADD % ""),
+    "includes_environ": ("compile_error passed", '#include "/proc/self/environ"\n' + _ADD % ""),
+    "includes_a_link_of_ours": ("compile_error passed", '#include "/proc/self/fd/3"\n' + _ADD % ""),
+    "includes_zeros": ("compile_error memory_limit time_limit", '#include "/dev/zero"\n' + _ADD % ""),
+    "constant_without_end": (
+        "compile_error memory_limit time_limit",
+        "constexpr int f(int n) { int s = 0; while (n) s++; return s; }\nconstexpr int x = f(1);\n" + _ADD % "",
+    ),
+    "template_without_end": (
+        "compile_error memory_limit time_limit",
+        "template <int N> struct T { static const int v = T<N + 1>::v; };\nint x = T<0>::v;\n" + _ADD % "",
+    ),
+    "artifact_too_large": ("compile_error memory_limit", "char x[200 << 20] = {1};\n" + _ADD % "a += 0 * x[a];"),
+    "memory_beyond_the_limit": (
+        "runtime_error memory_limit",
+        "#include <cstring>\nchar x[1 << 30];\n" + _ADD % "std::memset(x, 1, sizeof x);",
+    ),
+    "crash": ("runtime_error", _ADD % "*(volatile int *)0 = 1;"),
+    "constructor_that_leaves": (
+        "wrong_answer",
+        "#include <unistd.h>\n__attribute__((constructor)) void first() { _exit(0); }\n" + _ADD % "",
+    ),
+    "reads_itself": (
+        "passed",
+        "#include <fstream>\n" + _ADD % 'std::ifstream f("/proc/self/exe"); if (f.get() != 127) a++;',
+    ),
+    "speaks_over_every_descriptor": (
+        "passed",
+        "#include <unistd.h>\n" + _ADD % 'for (int fd = 3; fd < 256; fd++) if (write(fd, "value 3", 7) > 0) a++;',
+    ),
+    "fork_bomb": (
+        "passed wrong_answer time_limit",
+        "#include <unistd.h>\n"
+        + _ADD % "for (;;) { int p = fork(); if (p < 0) break; if (!p) { setsid(); pause(); } }",
+    ),
+    "spins": ("time_limit", _ADD % "for (volatile int i = 0;; i++) {}"),
+}
+"""C++ of the same kind. What is compiled is hostile as well: the compiler runs beside it, as the same user."""
+
+
+@pytest.fixture(scope="module")
+def cpp_pool():
+    tag = image_tag(["cpp"])
+    if not image_exists(tag):
+        pytest.skip(f"no image {tag}; fix: python -m pgrpo_ray.sandbox.image --with cpp")
+    made = ExecutionPool(lambda: DockerRunner(tag, memory_mib=640, labels={LABEL: f"{OWN_LABEL}cpp"}), 1, retries=1)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("name", CPP)
+def test_cpp(cpp_pool, name):
+    verdicts, program = CPP[name]
+    cases = (StdinCase("2 3\n", "5"), StdinCase("10 -4\n", "6"))
+    problem = Problem(name, "", TestStyle.STDIN, cases, language="cpp", limits=CPP_LIMITS)
+    judgement = cpp_pool.judge(problem, program)
+    story = f"{name}\n\n{program}\n{judgement}"
+    assert judgement.verdict in verdicts.split(), f"allowed: {verdicts}\n{story}"
+    assert cpp_pool.judge(problem, CPP["right"][1]).passed, story
+    around = cpp_pool.judge(OK, LOOK_AROUND)
+    assert around.passed, f"{story}\n{around}"

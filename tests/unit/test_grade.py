@@ -20,6 +20,7 @@ from pgrpo_ray.sandbox.grade import (
     waves,
 )
 from pgrpo_ray.sandbox.inside.codec import decode
+from pgrpo_ray.sandbox.languages import BUILD_LIMITS
 from pgrpo_ray.types import AssertCase, CallCase, Limits, Problem, StdinCase, TestStyle, Verdict
 
 LIMITS = Limits(cpu_s=2.0, wall_s=7.0, memory_mib=99, output_kib=33)
@@ -122,7 +123,7 @@ def test_a_compiled_language_brings_its_toolchain_and_more_patience():
     toolchain = make_request(stdin_problem(language="cpp"), "int main(){}", "1")["toolchain"]
     assert (toolchain["source"], toolchain["artifact"], toolchain["build"][0]) == ("main.cpp", "main", "g++")
     assert deadline_s(stdin_problem(), 2, 1.0) == 2 * (5 * 7.0 + 0.5) + 1.0
-    assert deadline_s(stdin_problem(language="cpp"), 2, 1.0) == 2 * (5 * 7.0 + 0.5) + 60.0 + 1.0
+    assert deadline_s(stdin_problem(language="cpp"), 2, 1.0) == 2 * (5 * 7.0 + 0.5) + BUILD_LIMITS["wall_s"] + 1.0
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,14 @@ once handed over, since plain data travels as a copy (arguments that a call chan
 
 import builtins
 import collections
+import functools
 import json
 import os
 import sys
 import types
 
 from pgrpo_ray.sandbox.inside.codec import Encoder, TooLarge, decode
-from pgrpo_ray.sandbox.inside.program import SOURCE, WIRE, Link, blame, describe, receive, send, take
+from pgrpo_ray.sandbox.inside.program import HANDLED, SOURCE, WIRE, Link, blame, describe, receive, send, take
 
 
 class ProgramEnded(BaseException):
@@ -48,7 +49,7 @@ class Remote:
         while "back" in answer:
             answer = self.exchange(self.call_back(answer))
         if "raise" in answer:
-            if answer["blame"] != "error":
+            if answer["blame"] in ("exit", "memory_limit", "output_limit"):
                 raise ProgramFailed(answer["blame"], answer["detail"])
             raise self.exception_of(answer)
         if "after" in answer:
@@ -96,11 +97,11 @@ class Remote:
 
     def opaque(self, value):
         """Encode a handle, an exception class of the program's, or a function of the test; refuse all other things."""
-        if type(value) is Handle:
-            return {"h": object.__getattribute__(value, "_number")}
+        if is_handle(value):
+            return {"h": [object.__getattribute__(value, "_number")]}
         number = next((number for number, kind in self.exceptions.items() if kind is value), None)
         if number is not None:
-            return {"h": number}
+            return {"h": [number]}
         if type(value) is slice:
             return {"l": self.encode([value.start, value.stop, value.step])}
         if not callable(value):
@@ -119,7 +120,8 @@ class Remote:
             number, (_, *bases) = content
             base = next(filter(None, map(self.exception, bases)), Exception)
             return self.exceptions.setdefault(number, type("ProgramError", (base,), {}))
-        return Handle(content)
+        number, names = content
+        return handle_class(frozenset(names))(number)
 
     def exception(self, kind):
         """A class to raise or to derive from: builtin by name, the program's by number if the test has met it."""
@@ -139,7 +141,11 @@ def restore(mine, after):
 
 
 class Handle:
-    """An object that stays with the program. Operations on it are done there."""
+    """An object that stays with the program. Operations on it are done there.
+
+    Each is of a class with the special methods that its object has (`handle_class`), so that `callable` and abstract
+    classes tell what is so.
+    """
 
     __slots__ = ("_number",)
     remote = None
@@ -147,31 +153,42 @@ class Handle:
     def __init__(self, number):
         object.__setattr__(self, "_number", number)
 
-    def __call__(self, *args, **kwargs):
-        return Handle.remote.ask("call", self, list(args), kwargs, mutable=True)
-
     def __getattr__(self, name):
         return Handle.remote.ask("attr", self, name)
 
     def __setattr__(self, name, value):
         Handle.remote.ask("set", self, name, value)
 
-    def __iter__(self):
-        iterator, count = Handle.remote.ask("iter", self), 1
-        if type(iterator) is not Handle:
-            return
-        while items := Handle.remote.ask("take", iterator, count):
-            yield from items
-            count = min(2 * count, 256)
-
     def __instancecheck__(self, value):
-        return type(value) is Handle and Handle.remote.ask("instance", value, self) is True
+        return is_handle(value) and Handle.remote.ask("instance", value, self) is True
 
-    def __enter__(self):
-        return Handle.remote.ask("enter", self)
+    def __str__(self):
+        return Handle.remote.ask("str", self)
 
-    def __exit__(self, *_):
-        Handle.remote.ask("exit", self)
+    def __repr__(self):
+        return Handle.remote.ask("repr", self)
+
+    def __hash__(self):
+        return Handle.remote.ask("hash", self)
+
+
+def is_handle(value):
+    return issubclass(type(value), Handle)
+
+
+def call(self, *args, **kwargs):
+    return Handle.remote.ask("call", self, list(args), kwargs, mutable=True)
+
+
+def iterate(self):
+    iterator, count = Handle.remote.ask("iter", self), 1
+    while is_handle(iterator) and (items := Handle.remote.ask("take", iterator, count)):
+        yield from items
+        count = min(2 * count, 256)
+
+
+def leave(self, *_):
+    Handle.remote.ask("exit", self)  # what it returns would swallow the failure of an assert
 
 
 def unary(operation):
@@ -184,23 +201,21 @@ def binary(operation):
     Else an object whose comparison or difference with everything is favourable would pass as any value, and would be
     told the value besides.
     """
-
-    def operate(self, other):
-        return Handle.remote.ask(operation, self, other) if type(other) is Handle else NotImplemented
-
-    return operate
+    return lambda self, other: Handle.remote.ask(operation, self, other) if is_handle(other) else NotImplemented
 
 
-for _name in (
-    *("len", "bool", "str", "repr", "hash", "int", "float", "round", "neg", "pos", "abs", "invert"),
-    *("next", "getitem", "setitem", "delitem"),  # `in` goes through the items: the program is not asked what it holds
-):
-    setattr(Handle, f"__{_name}__", unary(_name))
-for _name in (
+BINARY = (
     *("eq", "ne", "lt", "le", "gt", "ge", "add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul"),
     *("and", "or", "xor"),
-):
-    setattr(Handle, f"__{_name}__", binary(f"{_name}_" if _name in ("and", "or") else _name))
+)
+METHODS = {"call": call, "iter": iterate, "exit": leave}
+METHODS |= {name: unary(name) for name in HANDLED if name not in METHODS and name not in BINARY}
+METHODS |= {name: binary(f"{name}_" if name in ("and", "or") else name) for name in BINARY}
+
+
+@functools.lru_cache(maxsize=256)
+def handle_class(names):
+    return type("Handle", (Handle,), {f"__{name}__": METHODS[name] for name in names if name in METHODS})
 
 
 def run(job):

@@ -12,6 +12,10 @@ MAX_DEPTH = 200
 """Of a value. Ours: far deeper than test data, shallow enough for both JSON codecs."""
 
 
+MAX_COLLISIONS = 100
+"""Members of one set, or keys of one dict, with the same hash. Ours: honest data has a handful."""
+
+
 class TooLarge(Exception):
     """An encoded value exceeds its budget."""
 
@@ -118,18 +122,32 @@ def decode(encoded, special=None):
     ((tag, content),) = encoded.items()
     if tag in ("t", "s", "z", "q"):
         items = [decode(item, special) for item in content]
+        if tag in ("s", "z"):
+            refuse_flood(items)
         if tag == "q":
             from collections import deque
 
             return deque(items)
         return {"t": tuple, "s": set, "z": frozenset}[tag](items)
     if tag == "d":
-        return {decode(key, special): decode(value, special) for key, value in content}
+        pairs = [(decode(key, special), decode(value, special)) for key, value in content]
+        refuse_flood([key for key, _ in pairs])
+        return dict(pairs)
     if tag in _SCALARS:
         return _SCALARS[tag](content)
     if special is None:
         raise ValueError(f"tag {tag!r} stands for no plain data")
     return special(tag, content)
+
+
+def refuse_flood(members):
+    """Refuse members of a set or keys that share one hash: each would be compared with all before it."""
+    counts = {}
+    for member in members if len(members) > MAX_COLLISIONS else ():
+        code = hash(member)
+        counts[code] = counts.get(code, 0) + 1
+        if counts[code] > MAX_COLLISIONS:
+            raise ValueError("too many members with one hash")
 
 
 def _decimal(text):

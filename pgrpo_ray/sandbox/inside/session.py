@@ -282,8 +282,8 @@ class Session:
     def hear(self, link, status, payload):
         """Act on one statement. The checker's are true; those of a program are what it says of itself."""
         checks = self.style == "assert" and link is self.streams[-1]
-        if status == "confined":
-            self.confined.setdefault(link, int(payload))  # the first time, before the program
+        if link not in self.confined and status == "confined":  # said before the program, or by nobody
+            self.confined[link] = int(payload)
         elif status == "fault" and link not in self.confined:
             raise RuntimeError("a process could not be confined: " + payload)
         elif len(self.results) == len(self.cases):
@@ -291,7 +291,7 @@ class Session:
         elif status == "end" and self.style == "stdin":
             self.out.drain()
             self.err.drain()
-            self.note(*self.exit_meaning(int(payload) if payload.isdigit() else 1))
+            self.note(*self.exit_meaning(int(payload) if re.fullmatch("[0-9]{1,3}", payload) else 1))
             if len(self.results) < len(self.cases):
                 self.next_script()
         elif status == "value" and self.style == "call":
@@ -304,8 +304,10 @@ class Session:
             self.stop, self.detail = self.stop or status, payload  # it did not load: the checker has nothing to say
 
     def next_script(self):
-        """Give a script its next case. Scratch and outputs are empty again."""
-        self.warden.wipe()
+        """Give a script its next case, with outputs and scratch empty again; or end where that needs its help."""
+        if not self.warden.wipe(deep=False):
+            self.stop = "enough"
+            return
         os.ftruncate(self.task, 0)
         os.pwrite(self.task, encoded_input(self.cases[len(self.results)]), 0)
         self.out.data.clear()
@@ -351,7 +353,7 @@ class Session:
             raise RuntimeError("a killed process did not end")
         if len(self.confined) < self.forked and self.stop != "time_limit":
             raise RuntimeError("a process ended before it was confined")
-        if len(self.results) < len(self.cases):
+        if len(self.results) < len(self.cases) and self.stop != "enough":
             self.note(*self.how_it_ended(out_of_memory))
         peak = max(death["peak_kib"] for death in self.deaths.values())
         for result in self.results:

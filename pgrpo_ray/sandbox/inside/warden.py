@@ -176,14 +176,16 @@ class Warden:
         self.alone = message["swept"]
         return message["swept"]
 
-    def wipe(self):
-        """Empty the scratch folder. As its owner we may remove entries, but only the program's uid what is below."""
+    def wipe(self, deep=True):
+        """Empty the scratch folder; return whether it is. We own it and may remove its entries, but only the program's
+        uid may remove what is below: `deep` forks for that, which nothing of the program may outlive.
+        """
         for name in os.listdir(self.scratch):
             path = os.path.join(self.scratch, name)
             try:
                 os.rmdir(path) if os.path.isdir(path) and not os.path.islink(path) else os.unlink(path)
             except OSError:
-                return as_user(self.uid, lambda: wipe(self.scratch)) and not os.listdir(self.scratch)
+                return deep and as_user(self.uid, lambda: wipe(self.scratch)) and not os.listdir(self.scratch)
         return True
 
     def place_cpu_s(self):

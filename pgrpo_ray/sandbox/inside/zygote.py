@@ -126,7 +126,10 @@ def ignore_gone(kill, target):
 
 def as_user(uid, action):
     """Run `action` in a fork that has the program's uid; return whether it succeeded."""
-    pid = os.fork()
+    try:
+        pid = os.fork()
+    except OSError:
+        return False  # no process is left for it
     if pid == 0:
         try:
             os.setgroups([])
