@@ -72,9 +72,7 @@ def _docker() -> list[Finding]:
     problem = engine_problem()
     if problem is not None:
         text, _, fix = problem.partition(" Fix: ")
-        return [
-            Finding("Docker", "warning", f"{text} Local runs use the weaker process sandbox, cluster runs refuse.", fix)
-        ]
+        return [Finding("Docker", "warning", f"{text} Local runs use the weaker process sandbox.", fix)]
     try:
         return [Finding("Docker", "ok", f"an engine answers; runner image {resolve_image(None)}")]
     except PgrpoError as error:

@@ -35,7 +35,7 @@ class Runner(Protocol):
     """`docker` or `process`; goes into every verdict."""
 
     def run(self, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
-        """Send one harness request, return its answer. Raise `SandboxError` when the machinery failed.
+        """Send one request, return its answer. Raise `SandboxError` when the machinery failed.
 
         Raise `NotBegunError` where it failed before it began with this one. After an error the runner is broken: close
         it and make another.

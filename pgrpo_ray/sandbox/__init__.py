@@ -1,6 +1,7 @@
 """Runs untrusted programs and judges them.
 
-`harness` runs them (inside), `docker_runner` and `process_runner` are the two places it runs in, `grade` decides
-verdicts from what it saw, `pool` keeps several places busy, `image` makes the container image without a registry.
-Nothing here knows of Ray or of rewards.
+`inside` runs them, `docker_runner` and `process_runner` are the two places it runs in, `wire` is how one speaks with
+it. `grade` decides verdicts from what it saw, with `checkers` for outputs and `asserts` for tests that are calls in
+disguise. `pool` keeps several places busy, `runners` makes them from the config. `image` makes the container image
+without a registry, `languages` says what it holds beside Python. Nothing here knows of Ray or of rewards.
 """

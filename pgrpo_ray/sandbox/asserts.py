@@ -34,7 +34,7 @@ from pgrpo_ray.sandbox.inside.codec import Opaque
 from pgrpo_ray.types import Problem
 
 _MAX_DEPTH = 100
-"""Of nested literals. Ours: far deeper than tests are, well below the harness's `MAX_DEPTH` for values."""
+"""Of nested literals. Ours: far deeper than tests are, well below `codec.MAX_DEPTH` for values."""
 _MAX_SIZE = 10_000
 """Elements, or bits, that an operation between literals may make. Ours: `2**31 - 1`, but no `9**9**9`."""
 _OPERATIONS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
@@ -121,7 +121,7 @@ class _Reader:
     def __init__(self, entry_point: str | None):
         self.entry_point = entry_point
         self.calls: list[Call] = []
-        self.aliases = {"candidate": entry_point} if entry_point else {}  # the harness binds it before the test
+        self.aliases = {"candidate": entry_point} if entry_point else {}  # the checker binds it before the test
         self.defined: set[str] = set()
         """Names that the test itself has bound so far; they are no functions of the program."""
 

@@ -53,7 +53,7 @@ def _client(timeout_s: float = 60) -> docker.APIClient:
 
 
 class DockerRunner:
-    """A container with a warden in it. One request at a time; `close` may come from another thread."""
+    """A container with a warden in it. Requests of several threads are served one after another."""
 
     kind = "docker"
 
@@ -113,10 +113,10 @@ class DockerRunner:
         )
 
     def run(self, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
-        """Send one harness request, return its answer. Raise `SandboxError` when the machinery failed."""
+        """Send one request, return its answer. Raise `SandboxError` when the machinery failed."""
         wire = self._wire
         if wire is None:
-            raise SandboxError("this runner is closed")
+            raise NotBegunError("this runner is closed")
         try:
             return wire.ask(request, timeout_s)
         except NotBegunError:

@@ -1,4 +1,4 @@
-"""From a problem to harness requests, and from the harness's answers to a judgement. Pure functions, no I/O.
+"""From a problem to the warden's requests, and from its answers to a judgement. Pure functions, no I/O.
 
 Expected outputs stay on this side: a request holds inputs only, and a judgement's `detail` never quotes what was
 expected. (That they cannot be read from a file is the sandbox's part: the process sandbox as an ordinary user cannot
@@ -21,6 +21,7 @@ from typing import Any
 
 from pgrpo_ray.errors import DataError
 from pgrpo_ray.sandbox import asserts, checkers, languages
+from pgrpo_ray.sandbox.inside import PATIENCE
 from pgrpo_ray.sandbox.inside.codec import MAX_DEPTH, Encoder, decode
 from pgrpo_ray.types import CallCase, Judgement, Problem, TestStyle, Verdict
 
@@ -64,7 +65,7 @@ class Plan:
     style: TestStyle
     """As the sandbox sees it: asserts may have become calls."""
     cases: tuple[dict[str, Any], ...]
-    """As the harness takes them."""
+    """As the warden takes them."""
     check: Callable[[int, Any], str]
     """Say what is wrong with case i's output (text, or a list of values), "" when nothing is."""
     toolchain: dict[str, Any] | None
@@ -212,7 +213,7 @@ def _planned(key: _Same) -> Plan:
 
 
 def _styled(problem: Problem) -> tuple[TestStyle, tuple[dict[str, Any], ...], Callable[[int, Any], str]]:
-    """Return the style in which the problem is run, its cases as the harness takes them, and their comparison."""
+    """Return the style in which the problem is run, its cases as the warden takes them, and their comparison."""
     if problem.style is TestStyle.ASSERT:
         converted = [asserts.as_calls(problem, case.source) for case in problem.cases]
         if all(calls is not None for calls in converted):
@@ -256,7 +257,7 @@ def make_request(
     stop_early: bool = False,
     cpu_factor: float = 1.0,
 ) -> dict[str, Any]:
-    """Build the harness request for some cases (None: all) of one program. It holds inputs only.
+    """Build the warden's request for some cases (None: all) of one program. It holds inputs only.
 
     A program whose first non-blank line is indented continues `problem.completion_prefix`. `cpu_factor` stretches the
     CPU limit where the machine is known to be slower than it was.
@@ -271,6 +272,7 @@ def make_request(
         "limits": {
             "cpu_s": limits.cpu_s * cpu_factor,
             "cpu_grace": CPU_GRACE,
+            "patience": PATIENCE,
             "wall_s": limits.wall_s,
             "memory_mib": limits.memory_mib,
             "output_kib": limits.output_kib,
@@ -288,13 +290,9 @@ def complete(prefix: str, program: str) -> str:
 
 
 def deadline_s(problem: Problem, num_cases: int, slack_s: float) -> float:
-    """Return the host's patience for one request, seconds: the harness's own for each case, plus `slack_s`."""
+    """Return the host's patience for one request, seconds: the warden's own for each case, plus `slack_s`."""
     build_s = languages.BUILD_LIMITS["wall_s"] if problem.language != languages.PYTHON else 0.0
-    return num_cases * (_WALL_PATIENCE * problem.limits.wall_s + 0.5) + build_s + slack_s
-
-
-_WALL_PATIENCE = 5
-"""The harness's: times the wall limit for a case that only waits for a processor."""
+    return num_cases * (PATIENCE * problem.limits.wall_s + 0.5) + build_s + slack_s
 
 
 def decide(problem: Problem, index: int, result: dict[str, Any]) -> Outcome:
@@ -310,7 +308,7 @@ def decide(problem: Problem, index: int, result: dict[str, Any]) -> Outcome:
         return Outcome(Verdict.TIME_LIMIT, f"{cpu_ms / 1000:.2f} s of CPU time", in_doubt=True)
     outcome = _compare(problem, index, result)
     if outcome.verdict is Verdict.PASSED and result.get("stray"):
-        return Outcome(Verdict.TAMPERED, "wrote to a descriptor of the harness")
+        return Outcome(Verdict.TAMPERED, "wrote to a descriptor of ours")
     return outcome
 
 

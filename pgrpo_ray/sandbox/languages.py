@@ -1,7 +1,7 @@
 """Languages of programs beside Python: what builds one, and what an image needs for it.
 
-The harness writes `source` into scratch, runs `build` there as an unprivileged user under limits, copies `artifact`
-into a memfd (scratch forbids execution) and executes that once per test. A new language is a new entry here.
+Inside, `source` is written into scratch, `build` runs there as an unprivileged user under limits, `artifact` is copied
+into a memory file (scratch forbids execution), and that is executed once per case. A new language is a new entry here.
 """
 
 from collections.abc import Iterable
@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 from pgrpo_ray.data.records import did_you_mean
 from pgrpo_ray.errors import DataError
+from pgrpo_ray.sandbox.inside import PATIENCE
 from pgrpo_ray.types import Problem
 
 PYTHON = "python"
-"""What the harness runs itself: it needs no toolchain, and every image has it."""
+"""What runs in the zygote's forks: it needs no toolchain, and every image has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,14 @@ class Language:
     """Python source, run once as root in the new image. `build` must also work where it has not run."""
 
 
-BUILD_LIMITS = {"cpu_s": 20.0, "cpu_grace": 1.0, "wall_s": 25.0, "memory_mib": 512, "output_kib": 256}
+BUILD_LIMITS = {
+    "cpu_s": 20.0,
+    "cpu_grace": 1.0,
+    "wall_s": 25.0,
+    "patience": PATIENCE,
+    "memory_mib": 448,
+    "output_kib": 256,
+}
 """What a build may use. A heavy honest program takes 4 s and 300 MiB; below 256 MiB g++ fails for want of memory."""
 
 _HEADERS = "/usr/local/include/precompiled"

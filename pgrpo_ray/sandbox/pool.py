@@ -409,7 +409,10 @@ class ExecutionPool:
                 return runner
             runner = self._make_runner()
             try:
-                self._prove(runner)
+                try:
+                    self._prove(runner)
+                except NotBegunError as error:  # nobody else has asked it: this failure is its own
+                    raise SandboxError(f"a fresh sandbox failed at once: {error}") from error
                 with self._lock:
                     if self._closed:
                         raise SandboxError("the execution pool was closed")
@@ -422,9 +425,9 @@ class ExecutionPool:
     def _prove(self, runner: Runner) -> None:
         for problem, program, wanted in self._canaries:
             request = grade.make_request(problem, program, f"canary-{next(self._ids)}")
-            (result,) = runner.run(request, grade.deadline_s(problem, 1, _SLACK_S))["cases"]
-            outcome = grade.decide(problem, 0, result)
-            if outcome.verdict is not wanted:
+            answer = runner.run(request, grade.deadline_s(problem, 1, _SLACK_S))
+            outcome = grade.decide(problem, 0, answer["cases"][0])
+            if outcome.verdict is not wanted or answer["dirty"]:
                 raise SandboxError(
                     f"the {runner.kind} sandbox misjudges: a program that deserves {wanted} got {outcome.verdict} "
                     f"({outcome.detail}). Nothing it says can be trusted; check its image and its Python."

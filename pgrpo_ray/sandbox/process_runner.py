@@ -24,7 +24,7 @@ from pgrpo_ray.sandbox.wire import Wire
 
 
 class ProcessRunner:
-    """A warden below this process. One request at a time; `close` may come from another thread."""
+    """A warden below this process. Requests of several threads are served one after another."""
 
     kind = "process"
 
@@ -62,10 +62,10 @@ class ProcessRunner:
         self._wire: Wire | None = Wire(ours, multiplexed=False)
 
     def run(self, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
-        """Send one harness request, return its answer. Raise `SandboxError` when the machinery failed."""
+        """Send one request, return its answer. Raise `SandboxError` when the machinery failed."""
         wire = self._wire
         if wire is None:
-            raise SandboxError("this runner is closed")
+            raise NotBegunError("this runner is closed")
         try:
             return wire.ask(request, timeout_s)
         except NotBegunError:

@@ -28,7 +28,9 @@ def test_the_folder_map_names_every_room():
 
 def test_every_make_target_in_the_readme_exists():
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
-    targets = re.findall(r"(?:`|^    )make (\w+)", (REPOSITORY / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    targets = re.findall(
+        r"(?:`|^    )make ([\w-]+)", (REPOSITORY / "README.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
     assert {"demo", "test", "setup"} <= set(targets)
     for target in targets:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target

@@ -19,6 +19,7 @@ from pgrpo_ray.sandbox.grade import (
     printable,
     waves,
 )
+from pgrpo_ray.sandbox.inside import PATIENCE
 from pgrpo_ray.sandbox.inside.codec import decode
 from pgrpo_ray.sandbox.languages import BUILD_LIMITS
 from pgrpo_ray.types import AssertCase, CallCase, Limits, Problem, StdinCase, TestStyle, Verdict
@@ -107,7 +108,8 @@ def test_a_request_of_calls_names_the_function_and_its_arguments():
 
 def test_limits_travel_and_stretch():
     limits = make_request(stdin_problem(), "", "1")["limits"]
-    assert limits == {"cpu_s": 2.0, "cpu_grace": CPU_GRACE, "wall_s": 7.0, "memory_mib": 99, "output_kib": 33}
+    own = {"cpu_s": 2.0, "wall_s": 7.0, "memory_mib": 99, "output_kib": 33}
+    assert limits == {**own, "cpu_grace": CPU_GRACE, "patience": PATIENCE}
     stretched = make_request(stdin_problem(), "", "1", cpu_factor=1.25)["limits"]
     assert stretched == {**limits, "cpu_s": 2.5}
 

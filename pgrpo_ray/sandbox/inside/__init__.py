@@ -14,6 +14,8 @@ programs and their tests among it, a program could find in its own heap.
 
 from pathlib import Path
 
+PATIENCE = 5
+"""Times the wall limit after which a case ends even if it only waited for a processor."""
 _PACKAGE = "pgrpo_ray.sandbox.inside"
 _MODULES = ("codec", "doors", "program", "checker", "zygote", "session", "warden")
 """In the order of their imports."""

@@ -26,8 +26,6 @@ OWN_CPU_S = 0.2
 """What we may spend ourselves on one program, at most."""
 LINGER_S = 0.2
 """How long a process may live on after its last statement: it has only to end."""
-PATIENCE = 5
-"""Times the wall limit after which a case ends even if it only waited for a processor."""
 BLAMES = ("failed", "error", "exit", "compile_error", "memory_limit", "output_limit")
 """What a program may say of itself: it can only harm itself."""
 HEADER = re.compile(rb" ([a-z_]{1,20}) (\d{1,9})\n")
@@ -229,7 +227,7 @@ class Session:
         wall_left = limits["wall_s"] - used
         if wall_left <= 0:
             waited = self.waited_s(used)
-            self.in_doubt = waited is None or used >= PATIENCE * limits["wall_s"]
+            self.in_doubt = waited is None or used >= limits["patience"] * limits["wall_s"]
             wall_left += 0.0 if self.in_doubt else waited
         cpu_left = limits["cpu_s"] * limits["cpu_grace"] - (self.cpu_s() - self.cpu_mark)
         if wall_left <= 0 or cpu_left <= 0:
