@@ -28,8 +28,8 @@ from pgrpo_ray.sandbox import inside
 from pgrpo_ray.sandbox.wire import Wire
 
 _PIDS = 64
-_FIRST_UID = 10_000
-"""Programs get the uids above, one each; ours: above every uid that an image defines."""
+_FIRST_UID, _NUM_UIDS = 10_000, 50_000
+"""Of programs, two each. Ours: above every uid that an image defines, below the 65536 that rootless engines map."""
 _NO_IPC = {
     # System V and POSIX queues outlive processes: a channel between programs. With room for none, there is none.
     "fs.mqueue.queues_max": "0",
@@ -68,7 +68,7 @@ class DockerRunner:
             host_config = self._host_config(memory_mib, runtime)
             self._id = self._api.create_container(
                 image,
-                ["python3", *inside.command("container", "/tmp", _FIRST_UID)],
+                ["python3", *inside.command("container", "/tmp", _FIRST_UID, _NUM_UIDS)],
                 stdin_open=True,  # with detach=False: AttachStdin and StdinOnce, the tie described above
                 environment=_ENVIRONMENT,
                 user="0:0",
@@ -117,21 +117,21 @@ class DockerRunner:
         wire = self._wire
         if wire is None:
             raise NotBegunError("this runner is closed")
+        identity, start = self._id, time.time()
         try:
             return wire.ask(request, timeout_s)
         except NotBegunError:
             raise
         except SandboxError as error:
-            if self._out_of_memory():
+            if identity is not None and self._out_of_memory(identity, start):
                 raise ExhaustedError(f"the container was out of memory; {error}") from error
             raise
 
-    def _out_of_memory(self) -> bool:
-        """Tell whether the engine saw the container out of memory in the last minute."""
+    def _out_of_memory(self, identity: str, start: float) -> bool:
+        """Tell whether the engine saw the container out of memory since `start`."""
         with contextlib.suppress(DockerException, OSError):  # no engine, no evidence
-            now = int(time.time())
-            filters = {"container": [self._id or ""], "event": ["oom"]}
-            return any(self._api.events(since=now - 60, until=now + 1, filters=filters, decode=True))
+            filters = {"container": [identity], "event": ["oom"]}
+            return any(self._api.events(since=int(start), until=int(time.time()) + 1, filters=filters, decode=True))
         return False
 
     def close(self) -> None:

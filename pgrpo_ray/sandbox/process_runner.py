@@ -8,6 +8,7 @@ see the host's processes, and compete with the trainer for memory and CPU: only 
 """
 
 import contextlib
+import itertools
 import os
 import secrets
 import shutil
@@ -34,12 +35,12 @@ class ProcessRunner:
         self._scratch = tempfile.mkdtemp(prefix="pgrpo-sandbox-")
         # The program's uid must be able to fill the scratch. Unused where the warden gets a /tmp of its own.
         os.chmod(self._scratch, 0o1777)
-        uid = _fresh_uid() if os.geteuid() == 0 else 0
+        uids = _fresh_uids() if os.geteuid() == 0 else (0, 0)
         ours, theirs = socket.socketpair()
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the runner
         try:
             self._process = subprocess.Popen(
-                [python, *inside.command("process", self._scratch, uid)],
+                [python, *inside.command("process", self._scratch, *uids)],
                 stdin=theirs,
                 stdout=theirs,
                 stderr=self._stderr,
@@ -115,10 +116,10 @@ def _interpreter(another_uid: bool) -> str:
     )
 
 
-def _fresh_uid() -> int:
-    """Pick where this runner's uids begin: beyond every account, unlikely to meet another runner's.
+def _fresh_uids() -> tuple[int, int]:
+    """Pick this runner's uids, first and number: beyond every account, unlikely to meet another process's runners.
 
-    In a user namespace that maps few uids, take the upper part of those.
+    In a user namespace that maps few uids, this process's runners share out the upper part of those.
     """
     mapped = 0
     with contextlib.suppress(OSError, ValueError):
@@ -126,5 +127,10 @@ def _fresh_uid() -> int:
             start, _, count = map(int, line.split())
             mapped = max(mapped, start + count)
     if mapped > 1 << 31:
-        return (1 << 30) + secrets.randbelow(1 << 14) * (1 << 16)
-    return 10_000
+        return (1 << 30) + secrets.randbelow(1 << 14) * (1 << 16), 1 << 16
+    blocks = max(1, (mapped - _FIRST_OF_FEW) // _FEW)
+    return _FIRST_OF_FEW + next(_BLOCKS) % blocks * _FEW, _FEW
+
+
+_FIRST_OF_FEW, _FEW = 10_000, 2_000
+_BLOCKS = itertools.count()

@@ -59,6 +59,10 @@ class Wire:
                 self._send(LENGTH.pack(len(payload)) + payload, time.monotonic() + timeout_s)
             except (OSError, ValueError):  # the reason shows where the answer is read
                 before.wait()
+            except BaseException:
+                self._broken = True
+                answered.set()
+                raise
         before.wait()
         try:
             if self._broken:

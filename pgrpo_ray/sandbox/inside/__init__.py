@@ -26,18 +26,19 @@ for name in {parents!r}:
 for name, text in {sources!r}.items():
     module = sys.modules[name] = types.ModuleType(name)
     exec(compile(text, "<" + name.rpartition(".")[2] + ">", "exec", dont_inherit=True), module.__dict__)
-module.main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+module.main(sys.argv[1], sys.argv[2], *map(int, sys.argv[3:]))
 """
 
 
-def command(mode: str, scratch: str, first_uid: int) -> list[str]:
+def command(mode: str, scratch: str, first_uid: int, num_uids: int) -> list[str]:
     """Return the arguments after `python3` that start a warden. `mode`: `container` or `process`.
 
-    `scratch` is the folder that programs may write to, `first_uid` the first of the warden's own uids (0: none).
+    `scratch` is the folder that programs may write to; `first_uid` and `num_uids` are the warden's own uids (0: none),
+    two for each program. When they are used up it asks to be replaced.
     """
     folder = Path(__file__).parent
     parts = _PACKAGE.split(".")
     parents = [".".join(parts[: end + 1]) for end in range(len(parts))]
     sources = {f"{_PACKAGE}.{name}": (folder / f"{name}.py").read_text(encoding="utf-8") for name in _MODULES}
     loader = _LOADER.format(parents=parents, sources=sources)
-    return ["-s", "-X", "utf8", "-c", loader, mode, scratch, str(first_uid)]
+    return ["-s", "-X", "utf8", "-c", loader, mode, scratch, str(first_uid), str(num_uids)]

@@ -39,6 +39,7 @@ class Remote:
 
     def __init__(self, limit):
         self.limit = limit
+        self.handles = {}
         self.functions = []  # of the test, that the program was given
         self.exceptions = {}  # proxies of the program's exception classes, by number
 
@@ -121,7 +122,9 @@ class Remote:
             base = next(filter(None, map(self.exception, bases)), Exception)
             return self.exceptions.setdefault(number, type("ProgramError", (base,), {}))
         number, names = content
-        return handle_class(frozenset(names))(number)
+        if number not in self.handles:  # one for each object, so that `is` tells what is so
+            self.handles[number] = handle_class(frozenset(names))(number)
+        return self.handles[number]
 
     def exception(self, kind):
         """A class to raise or to derive from: builtin by name, the program's by number if the test has met it."""
@@ -184,7 +187,8 @@ def iterate(self):
     iterator, count = Handle.remote.ask("iter", self), 1
     while is_handle(iterator) and (items := Handle.remote.ask("take", iterator, count)):
         yield from items
-        count = min(2 * count, 256)
+        if iterator is not self:  # what is left of a generator is its own business, and somebody may ask for it
+            count = min(2 * count, 256)
 
 
 def leave(self, *_):

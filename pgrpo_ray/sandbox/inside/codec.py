@@ -12,6 +12,8 @@ MAX_DEPTH = 200
 """Of a value. Ours: far deeper than test data, shallow enough for both JSON codecs."""
 
 
+MAX_FRACTION_BITS = 1 << 16
+"""Of a fraction's two numbers: reducing it takes time in their square. Ours: 20,000 digits."""
 MAX_COLLISIONS = 100
 """Members of one set, or keys of one dict, with the same hash. Ours: honest data has a handful."""
 
@@ -160,6 +162,8 @@ def _fraction(parts):
     from fractions import Fraction
 
     numerator, denominator = map(decode, parts)
+    if max(int(numerator).bit_length(), int(denominator).bit_length()) > MAX_FRACTION_BITS:
+        raise ValueError("a fraction of huge numbers")
     return Fraction(int(numerator), int(denominator))
 
 

@@ -41,6 +41,11 @@ _DOORS = {  # name: number on x86_64, on aarch64 (asm/unistd.h)
     "open_tree": (428, 428),
     "move_mount": (429, 429),
     "fsopen": (430, 430),
+    "fsconfig": (431, 431),
+    "fsmount": (432, 432),
+    "fspick": (433, 433),
+    "mount_setattr": (442, 442),
+    "chroot": (161, 51),
     "pidfd_getfd": (438, 438),
     "memfd_secret": (447, 447),
 }

@@ -289,6 +289,9 @@ class Session:
         elif status == "end" and self.style == "stdin":
             self.out.drain()
             self.err.drain()
+            if self.out.full or self.err.full:
+                self.stop = self.stop or "output_limit"
+                return
             self.note(*self.exit_meaning(int(payload) if re.fullmatch("[0-9]{1,3}", payload) else 1))
             if len(self.results) < len(self.cases):
                 self.next_script()

@@ -42,8 +42,6 @@ from pgrpo_ray.sandbox.inside.program import describe
 from pgrpo_ray.sandbox.inside.session import NULL, OwnerGone, Session, dumped, memory_file, slurp, write_all
 from pgrpo_ray.sandbox.inside.zygote import Zygote, as_user, be
 
-UIDS = 50_000
-"""Uids per warden before it asks to be replaced: rootless engines map 65536."""
 TOTAL_OUTPUT_CHARS = 8 << 20
 """Of one request over all its cases (ours): JSON makes up to six bytes of each, still far below the host's bound."""
 ARTIFACT_BYTES = 32 << 20
@@ -70,10 +68,11 @@ def read_exactly(fd, count):
 class Warden:
     """Runs requests one after another."""
 
-    def __init__(self, container, scratch, first_uid, control, answers, words):
+    def __init__(self, container, scratch, first_uid, num_uids, control, answers, words):
         self.container = container
         self.scratch = scratch
         self.first_uid = self.uid = first_uid
+        self.num_uids = num_uids - 2  # the last program's two are still within
         self.control, self.answers = control, answers
         self.words, self.zygote = words, words.fileno()
         self.alone = True  # the zygote has no child
@@ -103,7 +102,7 @@ class Warden:
         together = request["toolchain"] is None
         if not together:
             request["binary"], failure = self.build(request)
-            results += [failure] if failure else []
+            results += [failure, *(skipped() for _ in cases[1:])] if failure else []
         while len(results) < len(cases):
             if results and (results[-1]["status"] in OVER or (request["stop_early"] and results[-1]["status"] != "ok")):
                 results.append(skipped())
@@ -127,7 +126,7 @@ class Warden:
                     # Not fresh: the host may ask for this case alone.
                     result.update(status="output_limit", detail="all cases together printed too much", fresh=False)
             results += done
-        return {"id": request["id"], "cases": results, "dirty": dirty or self.uid - self.first_uid >= UIDS}
+        return {"id": request["id"], "cases": results, "dirty": dirty or self.uid - self.first_uid >= self.num_uids}
 
     def build(self, request):
         """Compile the program, unless it is the last one. Return its binary, and the result of a build that failed."""
@@ -143,6 +142,8 @@ class Warden:
             (result,) = session.results
             if result["status"] == "ok" and session.artifact is None:
                 result.update(status="compile_error", detail="the build left no program")
+            if session.artifact is None and result["status"] != "compile_error":
+                return None, result  # killed or starved: the next time may be better
             self.built = program, session.artifact, None if session.artifact is not None else result
         return self.built[1:]
 
@@ -164,7 +165,7 @@ class Warden:
         message = json.loads(payload)
         if "dead" in message:
             session.deaths[message["dead"]] = message
-            self.alone = message["alone"]
+            self.alone = message["alone"] and len(session.deaths) == session.forked
         return message
 
     def sweep(self, session):
@@ -185,7 +186,9 @@ class Warden:
             try:
                 os.rmdir(path) if os.path.isdir(path) and not os.path.islink(path) else os.unlink(path)
             except OSError:
-                return deep and as_user(self.uid, lambda: wipe(self.scratch)) and not os.listdir(self.scratch)
+                owners = (self.uid, self.uid + 1) if self.first_uid else (0,)  # a checker's is the second
+                done = deep and [as_user(owner, lambda: wipe(self.scratch)) for owner in owners]
+                return bool(done) and not os.listdir(self.scratch)
         return True
 
     def place_cpu_s(self):
@@ -288,7 +291,7 @@ def start_zygote(words, mode, scratch, first_uid):
     be(job, libc, scratch, (pages[0], pages[5]), mode == "container")
 
 
-def main(mode, scratch, first_uid):
+def main(mode, scratch, first_uid, num_uids):
     libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
     control, answers = (fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 100) for fd in (0, 1))
     # Held open because `isolate` hides the host's folder from us.
@@ -316,7 +319,7 @@ def main(mode, scratch, first_uid):
     sys.setrecursionlimit(10_000)  # for `wipe`
     gc.enable()
     try:
-        Warden(mode == "container", scratch, first_uid, control, answers, words).serve()
+        Warden(mode == "container", scratch, first_uid, num_uids, control, answers, words).serve()
     except OwnerGone:
         if mode == "process":
             remove_folder(own, parent)

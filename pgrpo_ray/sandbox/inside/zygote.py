@@ -132,9 +132,10 @@ def as_user(uid, action):
         return False  # no process is left for it
     if pid == 0:
         try:
-            os.setgroups([])
-            os.setresgid(uid, uid, uid)
-            os.setresuid(uid, uid, uid)
+            if uid:
+                os.setgroups([])
+                os.setresgid(uid, uid, uid)
+                os.setresuid(uid, uid, uid)
             action()
             os._exit(0)
         except BaseException:
