@@ -29,6 +29,7 @@ import json
 import math  # noqa: F401
 import multiprocessing
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -104,7 +105,7 @@ class Baselines:
     def __init__(self, image):
         self.image = image
         self.warm = None
-        self.container = f"pgrpo-benchmark-{os.getpid()}"
+        self.container = ""
 
     def docker_run(self, task):
         return drive(["docker", "run", "--rm", "-i", *HARDENING, self.image], task)
@@ -115,13 +116,20 @@ class Baselines:
 
     def start_warm(self):
         """Start the warm container once. It reads our pipe and ends with us, however we end."""
-        if self.warm is None:
+        if self.warm is not None:
+            return
+        source, pipe = "import sys; print(flush=True); sys.stdin.read()", subprocess.PIPE
+        for attempt in range(3):  # under load the CLI now and then starts a container and never attaches to it
+            self.container = f"pgrpo-benchmark-{os.getpid()}-{attempt}"
             command = ["docker", "run", "--rm", "-i", "--name", self.container, *HARDENING, self.image]
-            source = "import sys; print(flush=True); sys.stdin.read()"
-            pipe = subprocess.PIPE
-            self.warm = subprocess.Popen([*command, "python3", "-I", "-S", "-c", source], stdin=pipe, stdout=pipe)
-            if not self.warm.stdout.readline():
-                raise RuntimeError("cannot start the warm container of `docker exec`")
+            warm = subprocess.Popen([*command, "python3", "-I", "-S", "-c", source], stdin=pipe, stdout=pipe)
+            if select.select([warm.stdout], [], [], 20)[0] and warm.stdout.readline():
+                self.warm = warm
+                return
+            subprocess.run(["docker", "kill", self.container], capture_output=True)
+            warm.kill()
+            warm.wait()
+        raise RuntimeError("cannot start the warm container of `docker exec`")
 
     def fork_manager(self, task):
         with FORK.Manager() as manager:
