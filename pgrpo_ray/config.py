@@ -116,9 +116,11 @@ class SandboxSection(Section):
     cache_entries: int = Field(100_000, ge=0)
     """Verdicts that one pool remembers, about 1 KiB each; the same program is then not run again. 0: none."""
     queue_programs: int = Field(4096, ge=1)
-    """Programs that may wait in one pool. Sampling pauses while the pools together hold that many each."""
+    """Programs that may wait in one pool, of 512 groups at most. Sampling pauses while the pools together hold that
+    many each."""
     deadline_s: float = Field(1200, gt=0)
-    """For the programs of one group in a pool; those without a verdict by then are unscored. Seconds."""
+    """For the programs of one group in a pool, from when it arrives there, queueing included; those without a verdict
+    by then are unscored. Seconds."""
     image: str | None = None
     """Runner image with a `python3`. None: the image that `make setup` builds."""
     runtime: str | None = None
@@ -207,10 +209,11 @@ class ClusterSection(Section):
     dashboard: bool = False
     """Ray's dashboard, local only (costs memory)."""
     startup_timeout_s: float = Field(300, gt=0)
-    """Until every role answers."""
+    """Until every role answers; also how much longer than `sandbox.deadline_s` a silent pool is waited for."""
     stage_timeout_s: float = Field(1800, gt=0)
     """For any one wait within a step; on expiry the run stops and names the role. Must exceed `sandbox.deadline_s`,
-    so that slow programs are given up before the run is."""
+    so that slow programs are given up before the run is; a pool that hangs is given up before only where it exceeds
+    `sandbox.deadline_s` plus `startup_timeout_s`."""
 
 
 class StarterSection(Section):

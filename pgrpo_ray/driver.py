@@ -5,9 +5,11 @@
 
 One step, and who waits for whom:
 - `_sample` hands requests to the rollout workers and takes each group's reference the moment its last response ends.
-  It chains execution and scoring on that reference at once; Ray runs them while other groups are still being sampled.
+  It has the group judged at once, then scored (not queued before: an actor takes calls in order, so one slow pool would
+  stop all scoring); both run while other groups are still being sampled.
   The driver waits here for the batch: until every group's scalars are in. When judging lags, it takes no more groups,
-  and each rollout worker stops its engine `STREAM_AHEAD` groups later: nothing piles up.
+  and each rollout worker stops its engine `STREAM_AHEAD` groups later: nothing piles up. A group that a pool keeps for
+  longer than it may goes to another one.
 - `_reward` composes rewards and advantages from scalars: some numbers per rollout, on the driver.
 - `_learn` plans the update, hands every rank its share, waits for all of them, then streams the new weights from
   rank 0 to all rollout workers by reference.
@@ -23,6 +25,7 @@ import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,8 +65,8 @@ class Group:
 
     judging: Judging
     """References of the ROLLOUT and VERDICT tables."""
-    thinking: Any
-    """Reference of the THINKING table, then the table; None where scores are not asked for."""
+    thinking: Any = None
+    """Reference of the THINKING table, then the table; None before the verdicts or where scores are not asked for."""
     scalars: Any = None
     """The scalar table, None until it is in."""
 
@@ -197,17 +200,19 @@ class Driver:
         while streams or pending:
             # Judged groups first; and while too many wait, no more are taken.
             open_streams = streams if len(pending) < pools.max_groups(group_size) else {}
-            for ready in waits.wait_any([*pending, *open_streams], self._timeout_s, _owners(open_streams, pending)):
+            refs, owners = [*pending, *open_streams], _owners(open_streams, pending)
+            for ready in waits.wait_any(refs, self._timeout_s, owners, partial(self._late, pending)):
                 if ready in streams:
                     try:
-                        pending |= self._chain(pools.judge(next(ready)), score)
+                        judging = pools.judge(next(ready))
+                        pending[judging.scalars] = Group(judging)
                     except StopIteration:
                         del streams[ready]
                         sampled = time.monotonic()
                     continue
                 group = pending.pop(ready)
-                if not self._collect(group, group_size):
-                    pending |= self._chain(pools.again(group.judging), score)
+                if (awaited := self._advance(group, group_size, score)) is not None:
+                    pending[awaited] = group
                     continue
                 done.append(group)
                 if not score:  # evaluation counts groups, training counts steps
@@ -220,24 +225,28 @@ class Driver:
         done.sort(key=lambda group: position[group.scalars["problem_id"][0].as_py()])
         return done, sampled
 
-    def _chain(self, judging: Judging, score: bool) -> dict[Any, Group]:
-        """Queue scoring behind a group's judging, without waiting; return it under the reference that is ready last."""
-        thinking = self._fleet.reward.score.remote(judging.rollouts, judging.verdicts) if score else None
-        return {thinking if score else judging.scalars: Group(judging, thinking)}
+    def _late(self, pending: dict[Any, Group]) -> list[Any]:
+        """References of the groups that their pools should have judged long ago."""
+        unjudged = (group.judging for group in pending.values() if group.scalars is None)
+        return [judging.scalars for judging in self._pools.overdue(unjudged)]
 
-    def _collect(self, group: Group, group_size: int) -> bool:
-        """Take a finished group's small tables. False: its pool lost it, and another must judge it."""
-        group.scalars = self._pools.answer(group.judging, self._timeout_s)
-        if group.scalars is None:
-            return False
-        if group.thinking is not None:
+    def _advance(self, group: Group, group_size: int, score: bool) -> Any:
+        """Take what a group waited for and have the next done; return that one's reference, None when all is in."""
+        if group.scalars is not None:
             group.thinking = waits.get(group.thinking, self._timeout_s, "reward server")
+            return None
+        group.scalars = self._pools.answer(group.judging, self._timeout_s)
+        if group.scalars is None:  # its pool lost it
+            group.judging = self._pools.again(group.judging)
+            return group.judging.scalars
         if group.scalars.num_rows != group_size:
             raise StageError(
                 f"rollout worker: a group of {group.scalars.num_rows} rollouts came, {group_size} were asked for.",
                 stage="rollout worker",
             )
-        return True
+        if score:
+            group.thinking = self._fleet.reward.score.remote(group.judging.rollouts, group.judging.verdicts)
+        return group.thinking
 
     def _reward(self, groups: list[Group]) -> tuple[Columns, np.ndarray]:
         """Return the batch's scalar columns, reward terms and advantages included, and each row's group."""

@@ -39,15 +39,15 @@ def run(config: RunConfig, console: Console) -> Path:
             if config.cluster.address != "local":
                 with ray_session(config):  # a cluster that cannot hold the roles is refused before work goes into them
                     pass
-            starter = prepare_starter(config, display) if config.uses_starter else None
-            models = resolve_models(config, starter)
-            problems = examined.problems or preflight.load_problem_sets(config, starter)
-            prompt_ids = preflight.encode(config, models.policy, problems)
+            with interruptible():  # Ray replaces the signal handlers of its process when it starts, so set them again
+                starter = prepare_starter(config, display) if config.uses_starter else None
+                models = resolve_models(config, starter)
+                problems = examined.problems or preflight.load_problem_sets(config, starter)
+                prompt_ids = preflight.encode(config, models.policy, problems)
             prepared = time.monotonic()
             display.phase("start", 1)
             display.stage("starting Ray, vLLM, DeepSpeed and the sandbox")
             everything = [*problems.train, *problems.heldout]
-            # Ray replaces the signal handlers of its process when it starts, so ours are set again inside.
             with (
                 ray_session(config),
                 interruptible(),

@@ -4,6 +4,7 @@ Recording takes about 1 microsecond (measured); Ray adds up within the process a
 metrics port. Verdicts are recorded by the pool's threads as they come, the rest by one thread each second.
 """
 
+import logging
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -48,7 +49,10 @@ class PoolMetrics:
 
         def publish() -> None:
             while not self._closed.wait(PERIOD_S):
-                self._publish(stats())
+                try:
+                    self._publish(stats())
+                except Exception:  # it only watches: the next second may be better
+                    logging.getLogger(__name__).exception("the pool's metrics could not be published")
 
         threading.Thread(target=publish, name="pool-metrics", daemon=True).start()
 

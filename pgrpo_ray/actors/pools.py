@@ -3,17 +3,25 @@
 Who waits for whom: `judge` and `again` never wait; they queue a group with the pool that has the fewest. The driver
 waits for the answers and takes each with `answer` once it is there. A pool whose process dies is restarted by Ray and
 judges again what it had (judging twice is safe). A group that comes back without any verdict, because its node is
-gone or its machinery fails, is judged again by another pool while its deadline lasts. When nobody could, its rollouts
-carry the first cause as an error. So every group is answered, and a broken node costs time, not verdicts.
+gone or its machinery fails, is judged again by another pool while its deadline lasts; so is one whose pool is silent
+for longer than a pool may take (`overdue`). When nobody could, its rollouts carry the first cause as an error. So every
+group is answered, and a broken node costs time, not verdicts.
 """
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import ray
-from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+from ray.exceptions import (
+    ActorDiedError,
+    ActorUnschedulableError,
+    GetTimeoutError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+)
 
 from pgrpo_ray.actors import roles, waits
 from pgrpo_ray.config import RunConfig
@@ -26,7 +34,10 @@ _BESIDE = {"concurrency_group": CONTROL, "max_task_retries": 0}
 RESOURCE = "sandbox"
 """Custom resource of Ray: a node that offers it has an execution pool, one for each run that holds 1 of it."""
 MAX_POOLS_TRIED = 3
-"""By one group. Ours: one bad node is common, two at a time are rare, and a group may be what breaks them."""
+"""By one group, those that are gone for good not counted. Ours: one bad node is common, two at a time are rare, and a
+group may be what breaks them."""
+MAX_GROUPS = 512
+"""That one pool holds. Ours: each takes a thread there."""
 REST_S = 60.0
 """For which a pool that lost a group gets others only where no pool is better. Ours: a broken pool answers fast, has
 always the fewest groups, and would swallow the whole run."""
@@ -71,7 +82,9 @@ class Pool:
     outstanding: int = 0
     """Groups that it was given and that `answer` has not taken."""
     rests_until: float = 0.0
-    """Monotonic seconds; see `REST_S`."""
+    """Monotonic seconds; see `REST_S`. A silent pool rests as long as it was waited for."""
+    gone: bool = False
+    """Its actor will not come back."""
 
 
 @dataclass(eq=False)
@@ -87,7 +100,9 @@ class Judging:
     tried: tuple[Pool, ...]
     """Pools that have had the group; the last has it. Empty once nobody could judge it."""
     since: float
-    """When the first pool got it, monotonic seconds."""
+    """When the first pool got it, or the last silent one was given up, monotonic seconds."""
+    given: float
+    """When the last pool got it, monotonic seconds."""
     cause: str = ""
     """The first failure; empty while there is none."""
 
@@ -110,45 +125,72 @@ class Counts(NamedTuple):
 class ExecutionPools:
     """The driver's handle of every execution pool. For one thread."""
 
-    def __init__(self, actors: Mapping[str, Any], queue_programs: int, deadline_s: float):
-        """`actors`: a started pool per name. `deadline_s`: after it a group without verdicts is not judged again."""
+    def __init__(self, actors: Mapping[str, Any], queue_programs: int, deadline_s: float, startup_s: float = 300.0):
+        """`actors`: a started pool per name. `deadline_s`: after it a group that comes without verdicts is not judged
+        again. A pool that is silent for `startup_s` more, in which Ray may restart it, loses its group to another."""
         self._pools = [Pool(name, actor) for name, actor in actors.items()]
         self._queue_programs = queue_programs
         self._deadline_s = deadline_s
+        self._patience_s = deadline_s + startup_s
         self._seen: dict[Pool, Any] = {}
         self._judged_again = 0
+        self._why_gone = ""
+
+    @property
+    def by_name(self) -> dict[str, Any]:
+        """Every pool's actor under the pool's name."""
+        return {pool.name: pool.actor for pool in self._pools}
 
     @property
     def actors(self) -> list[Any]:
         """Every pool's actor."""
-        return [pool.actor for pool in self._pools]
+        return list(self.by_name.values())
 
     def max_groups(self, group_size: int) -> int:
-        """How many groups may wait for verdicts: what the queues hold, and never so few that a pool runs dry."""
-        return max(2 * len(self._pools), len(self._pools) * self._queue_programs // group_size)
+        """How many groups may wait for verdicts: what the queues of pools that are not gone hold."""
+        there = sum(not pool.gone for pool in self._pools)
+        return max(1, there) * groups_per_pool(self._queue_programs, group_size)
 
     def judge(self, rollouts: Any) -> Judging:
         """Queue a group, given as the reference of its ROLLOUT table."""
-        return self._submit(Judging(rollouts, None, None, (), time.monotonic()), self._best(()))
+        now, pool = time.monotonic(), self._best(())
+        return self._submit(Judging(rollouts, None, None, (), now, now, "" if pool else self._why_gone), pool)
+
+    def overdue(self, judgings: Iterable[Judging]) -> list[Judging]:
+        """Those of `judgings` whose pool has been silent for too long; `answer` takes each as a lost one."""
+        before = time.monotonic() - self._patience_s
+        return [judging for judging in judgings if judging.tried and judging.given < before]
 
     def answer(self, judging: Judging, timeout_s: float) -> Any:
         """Return the scalar table of a group that is ready, or None where `again` must be called.
 
+        A group that is overdue and not ready is lost; its pool rests as long as it was waited for.
         Raises the rollout worker's error where the group came broken, and `StageError` for a defect of the pool's.
         """
         pool = judging.tried[-1] if judging.tried else None
-        name, scalars = pool.name if pool else "execution pool", None
         if pool:
             pool.outstanding -= 1
+            if self.overdue([judging]) and not ray.wait([judging.scalars], timeout=0, fetch_local=False)[0]:
+                pool.rests_until = time.monotonic() + self._patience_s
+                judging.cause = judging.cause or f"{pool.name}: no answer within {self._patience_s:g} s."
+                judging.since = time.monotonic()
+                return None
         try:
             scalars = ray.get(judging.scalars, timeout=timeout_s)
-            cause = _loss(scalars)
         except RayError as error:
-            waits.get(judging.rollouts, timeout_s, "rollout worker")  # the first that failed, not the last that noticed
-            explained = waits.explain(error, name, timeout_s)
-            if pool is None or not _blames_the_machine(error):
+            explained = waits.explain(error, pool.name if pool else "execution pool", timeout_s)
+            if not _of_the_machine(error):  # only then are the rollouts brought here: their own error comes first
+                waits.get(judging.rollouts, timeout_s, "rollout worker")
+                if isinstance(error, RayTaskError | GetTimeoutError):
+                    raise explained from error
+            if pool is None:
                 raise explained from error
-            cause = str(explained)
+            if isinstance(error, ActorDiedError | ActorUnschedulableError):
+                pool.gone, self._why_gone = True, self._why_gone or str(explained)
+            pool.rests_until = time.monotonic() + REST_S
+            judging.cause = judging.cause or str(explained)
+            return None
+        cause = _loss(scalars)
         if cause is None or pool is None:
             return scalars
         pool.rests_until = time.monotonic() + REST_S
@@ -177,7 +219,12 @@ class ExecutionPools:
                 sums[key] += now - then if now >= then else now  # a restarted pool counts from 0
             self._seen[asked[ref]] = stats
         judged_again, self._judged_again = self._judged_again, 0
-        return Counts(*sums.values(), judged_again)
+        return Counts(
+            cache_hits=sums["cache_hits"],
+            cache_lookups=sums["cache_lookups"],
+            runner_restarts=sums["restarts"],
+            judged_again=judged_again,
+        )
 
     def close(self, timeout_s: float) -> None:
         """Have every pool free its containers; wait at most `timeout_s`. A dead pool's containers end by themselves."""
@@ -186,22 +233,24 @@ class ExecutionPools:
 
     def _submit(self, judging: Judging, pool: Pool | None) -> Judging:
         if pool is None:
-            verdicts, scalars = _UNSCORED.remote(judging.rollouts, judging.cause)
-            return Judging(judging.rollouts, verdicts, scalars, (), judging.since, judging.cause)
-        pool.outstanding += 1
-        verdicts, scalars = pool.actor.judge.options(num_returns=2).remote(judging.rollouts)
-        return Judging(judging.rollouts, verdicts, scalars, (*judging.tried, pool), judging.since, judging.cause)
+            tried, (verdicts, scalars) = (), _UNSCORED.remote(judging.rollouts, judging.cause)
+        else:
+            pool.outstanding += 1
+            verdicts, scalars = pool.actor.judge.options(num_returns=2).remote(judging.rollouts)
+            tried = (*judging.tried, pool)
+        return replace(judging, verdicts=verdicts, scalars=scalars, tried=tried, given=time.monotonic())
 
     def _best(self, tried: tuple[Pool, ...]) -> Pool | None:
-        """The pool with the fewest groups among those that are not `tried`, rested ones first."""
+        """The pool with the fewest groups among those neither `tried` nor gone, rested ones first."""
         now = time.monotonic()
-        untried = [pool for pool in self._pools if pool not in tried]
+        untried = [pool for pool in self._pools if pool not in tried and not pool.gone]
         return min(untried, key=lambda pool: (pool.rests_until > now, pool.outstanding), default=None)
 
     def _next(self, judging: Judging) -> Pool | None:
         """Who may judge a lost group: None when the time or the number of pools is used up."""
         late = time.monotonic() - judging.since > self._deadline_s
-        return None if late or len(judging.tried) >= MAX_POOLS_TRIED else self._best(judging.tried)
+        tried = sum(not pool.gone for pool in judging.tried)
+        return None if late or tried >= MAX_POOLS_TRIED else self._best(judging.tried)
 
 
 _UNSCORED = ray.remote(num_cpus=0, num_returns=2)(roles.unscored)
@@ -213,8 +262,13 @@ def _loss(scalars: Any) -> str | None:
     return errors[0].as_py() if len(errors) and not len(scalars["verdict"].drop_null()) else None
 
 
-def _blames_the_machine(error: RayError) -> bool:
-    """Whether another pool may do better: the process or node is gone, or the sandbox there does not start."""
+def _of_the_machine(error: RayError) -> bool:
+    """Whether another pool may do better for sure: the process or node is gone, or the sandbox there does not start."""
     if isinstance(error, RayTaskError):
         return isinstance(error.cause, SandboxError | EnvironmentFault)
-    return not isinstance(error, GetTimeoutError)
+    return isinstance(error, RayActorError | ActorUnschedulableError)
+
+
+def groups_per_pool(queue_programs: int, group_size: int) -> int:
+    """How many groups one pool may hold: what its queue holds, and never so few that it runs dry."""
+    return min(MAX_GROUPS, max(2, queue_programs // group_size))

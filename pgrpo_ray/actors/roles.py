@@ -7,6 +7,7 @@ come in as positional arguments: Ray resolves such references to zero-copy table
 
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,10 @@ from typing import Any
 from pgrpo_ray.config import RunConfig, derive
 from pgrpo_ray.errors import EnvironmentFault, PgrpoError
 from pgrpo_ray.types import Judgement, Problem, PromptRequest
+
+FAILURE_HOLDS_S = 10.0
+"""For which an execution pool that could not start says so again without trying: groups that wait for the same start
+would each repeat it."""
 
 
 class RolloutRole:
@@ -67,25 +72,35 @@ class ExecutionRole:
         self._fetch_problems = fetch_problems
         self._name = name
         self._starting = threading.Lock()
+        self._failure, self._failed_at = "", 0.0
         self._metrics: Any = None
         self._pool: Any = None
 
     def start(self) -> None:
-        """Start every slot; each judges its canaries. Does nothing where that is done; callers wait for each other."""
+        """Plan every problem and start every slot; each judges its canaries. Does nothing where that is done.
+
+        Callers wait for each other and share a failure, for `FAILURE_HOLDS_S`.
+        """
         from pgrpo_ray.actors.pool_metrics import PoolMetrics
+        from pgrpo_ray.sandbox.grade import plan_of
         from pgrpo_ray.sandbox.languages import compiled
         from pgrpo_ray.sandbox.pool import make_pool
 
         with self._starting:
             if self._pool is not None:
                 return
-            self._problems = {problem.id: problem for problem in self._fetch_problems()}
-            self._metrics = PoolMetrics()
+            if self._failure and time.monotonic() - self._failed_at < FAILURE_HOLDS_S:
+                raise EnvironmentFault(self._failure)
+            self._metrics = self._metrics or PoolMetrics()
             try:
+                self._problems = {problem.id: problem for problem in self._fetch_problems()}
+                for problem in self._problems.values():
+                    plan_of(problem)  # needs its checker's module, which this node may lack
                 languages = compiled(self._problems.values())
                 self._pool = make_pool(self._kind, self._section, languages, self._metrics.observe)
             except PgrpoError as error:
-                raise EnvironmentFault(f"{self._name}: {error}") from error
+                self._failure, self._failed_at = f"{self._name}: {error}", time.monotonic()
+                raise EnvironmentFault(self._failure) from error
             self._metrics.follow(self._pool.stats)
 
     def judge(self, rollouts: Any) -> tuple[Any, Any]:

@@ -13,11 +13,12 @@ from functools import partial
 from typing import Any
 
 import ray
+from ray._private.state import available_resources_per_node
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pgrpo_ray.actors import roles, waits
-from pgrpo_ray.actors.pools import CONTROL, RESOURCE, ExecutionPools, sandbox_nodes
+from pgrpo_ray.actors.pools import CONTROL, RESOURCE, ExecutionPools, Node, groups_per_pool, sandbox_nodes
 from pgrpo_ray.config import RunConfig
 from pgrpo_ray.errors import EnvironmentFault
 from pgrpo_ray.types import Problem
@@ -26,6 +27,9 @@ CLOSE_TIMEOUT_S = 5.0
 """For the execution pools to remove their containers; a killed pool's containers end by themselves (stdin closes)."""
 POOL_TASK_RETRIES = 2
 """Ours: a group that ends its pool's process three times may be the reason, and goes on to another pool."""
+
+RELEASE_TIMEOUT_S = 10.0
+"""For Ray to free the resource of a run that has just ended."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,7 @@ def ray_session(config: RunConfig) -> Iterator[None]:
 
 def _check_resources(config: RunConfig) -> None:
     """Raise `EnvironmentFault` when the cluster cannot hold all roles: they would stay pending for ever."""
-    sandbox_nodes(config)
+    _check_free(sandbox_nodes(config))
     there = ray.cluster_resources()
     for name, wanted in (("CPU", _cpus_wanted(config)), ("GPU", config.gpus)):
         if wanted > there.get(name, 0):
@@ -93,6 +97,25 @@ def _check_resources(config: RunConfig) -> None:
                 f"{there.get(name, 0):g}. Add nodes, or lower rollout.num_workers, learner.num_ranks "
                 "and what each takes."
             )
+
+
+def _check_free(nodes: list[Node]) -> None:
+    """Raise `EnvironmentFault` when another run holds the resource of a node: its pool would stay pending."""
+    deadline = time.monotonic() + RELEASE_TIMEOUT_S
+    while True:
+        free = available_resources_per_node()
+        held = [node for node in nodes if free.get(node.id, {}).get(RESOURCE, 0) < 1]
+        if not held:
+            return
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.2)
+    names = ", ".join(f"{node.address} ({node.id[:6]})" for node in held)
+    raise EnvironmentFault(
+        f"another run on the Ray cluster holds the resource `{RESOURCE}` of {names}, so no execution pool can start "
+        "there. Wait for its end (`ray list actors` shows it), or start these nodes with one more of the resource for "
+        "each run that shall share them."
+    )
 
 
 @contextlib.contextmanager
@@ -143,7 +166,7 @@ def _spawn(actors: Fleet, config: RunConfig, models: Models, sandbox_kind: str, 
     host, port = waits.get([first.__ray_call__.remote(_node_address), first.free_port.remote()], timeout_s, "learner")
     starting = {actor.join.remote(rank, host, port): "learner" for rank, actor in enumerate(actors.learner)}
     starting |= {actor.start.remote(): "rollout worker" for actor in actors.rollout}
-    starting |= {actor.start.remote(): "execution pool" for actor in actors.pools.actors}
+    starting |= {actor.start.remote(): name for name, actor in actors.pools.by_name.items()}
     starting |= {actors.reward.start.remote(): "reward server"}
     deadline = time.monotonic() + timeout_s
     while starting:  # whoever fails first is heard first
@@ -154,10 +177,13 @@ def _spawn(actors: Fleet, config: RunConfig, models: Models, sandbox_kind: str, 
 
 def _spawn_pools(config: RunConfig, sandbox_kind: str, problems: Any) -> ExecutionPools:
     """One pool a node; `problems` is a reference. It takes the node's resource `sandbox` and no CPU: what its programs
-    use, Ray does not account for."""
+    use, Ray does not account for. Every group that it is given has a thread at once, so that its deadline begins and
+    its programs are counted: as many as its queue admits, and as many again from pools that fail."""
+    section, startup_s = config.sandbox, config.cluster.startup_timeout_s
+    smallest = min(config.rollout.group_size, config.evaluation.samples_per_problem)
     # Not as a plain argument: Ray 2.60 warns of those beside max_restarts, as they may be gone when it restarts
     # (github.com/ray-project/ray/issues/53727). `Fleet` holds these.
-    fetch, pools = partial(ray.get, problems), {}
+    fetch, pools = partial(_fetch, problems, startup_s), {}
     for node in sandbox_nodes(config):
         name = f"execution pool on {node.address} ({node.id[:6]})"
         pools[name] = _actor(
@@ -165,13 +191,21 @@ def _spawn_pools(config: RunConfig, sandbox_kind: str, problems: Any) -> Executi
             cpus=0,
             threads=1,
             resources={RESOURCE: 1},
-            max_concurrency=2 * config.sandbox.slots + 2,
+            max_concurrency=2 * groups_per_pool(section.queue_programs, smallest),
             concurrency_groups={CONTROL: 1},
             max_restarts=-1,
             max_task_retries=POOL_TASK_RETRIES,
             scheduling_strategy=_on(node.id),
         ).remote(config, sandbox_kind, fetch, name)
-    return ExecutionPools(pools, config.sandbox.queue_programs, config.sandbox.deadline_s)
+    return ExecutionPools(pools, section.queue_programs, section.deadline_s, startup_s)
+
+
+def _fetch(problems: Any, timeout_s: float) -> list[Problem]:
+    """Bring the problems to a pool's process. Raises `EnvironmentFault`."""
+    try:
+        return ray.get(problems, timeout=timeout_s)
+    except RayError as error:
+        raise EnvironmentFault(f"the problems cannot be fetched from the driver's node: {error}") from error
 
 
 def _on(node_id: str) -> NodeAffinitySchedulingStrategy:

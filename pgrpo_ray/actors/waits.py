@@ -1,6 +1,7 @@
 """Waiting for Ray with a deadline and an owner. Every remote result of the driver comes through here."""
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import ray
@@ -20,9 +21,24 @@ def get(refs: Any, timeout_s: float, stage: str) -> Any:
         raise explain(error, stage, timeout_s) from error
 
 
-def wait_any(refs: Sequence[Any], timeout_s: float, stage: str) -> list[Any]:
-    """Return those of `refs` (references or streaming generators) that are ready, at least one."""
-    ready, _ = ray.wait(list(refs), num_returns=1, timeout=timeout_s, fetch_local=False)
+LOOK_S = 10.0
+"""How often a wait asks whether somebody is overdue."""
+
+
+def wait_any(
+    refs: Sequence[Any], timeout_s: float, stage: str, given_up: Callable[[], list[Any]] = lambda: []
+) -> list[Any]:
+    """Return those of `refs` (references or streaming generators) that are ready, at least one.
+
+    `given_up` may name references that nobody shall wait for any more: they are returned too. It is asked now and every
+    `LOOK_S`.
+    """
+    deadline = time.monotonic() + timeout_s
+    while not (ready := given_up()):
+        left = max(0.0, deadline - time.monotonic())
+        ready, _ = ray.wait(list(refs), num_returns=1, timeout=min(left, LOOK_S), fetch_local=False)
+        if ready or left <= LOOK_S:
+            break
     if not ready:
         raise StageError(
             f"{stage}: nothing finished within {timeout_s:.0f} s, {len(refs)} results are outstanding. Raise "

@@ -16,6 +16,7 @@ import pytest
 import ray
 from rich.console import Console
 
+from pgrpo_ray.actors import waits
 from pgrpo_ray.actors.pools import CONTROL, ExecutionPools
 from pgrpo_ray.actors.roles import RecorderRole
 from pgrpo_ray.actors.spawn import Fleet
@@ -76,7 +77,8 @@ class ScriptedRollout:
 
 
 class ScriptedExecution:
-    """Sample 0 passes, sample 1's machinery fails, the rest are wrong; or all fail; or the process dies; or is slow."""
+    """Sample 0 passes, sample 1's machinery fails, the rest are wrong; or all fail; or the process dies; or is slow
+    or hangs."""
 
     def __init__(self, mood="normal", ledger=None):
         self.mood = mood
@@ -86,6 +88,8 @@ class ScriptedExecution:
     def judge(self, rollouts):
         if self.mood == "dies":
             os._exit(1)
+        if self.mood == "hangs":
+            time.sleep(60)
         if self.mood == "slow":
             time.sleep(0.05)
             ray.get(self.ledger.add.remote(-1))
@@ -176,7 +180,9 @@ class WatchedPools(ExecutionPools):
 def make_driver(tmp_path):
     opened = []
 
-    def make(execution="normal", heldout=0, rollout="normal", learner="normal", prompts=3, queue=4096, ledger=None):
+    def make(
+        execution="normal", heldout=0, rollout="normal", learner="normal", prompts=3, queue=4096, ledger=None, beside=()
+    ):
         config = parse(
             {
                 "run": {"dir": str(tmp_path), "name": "scripted", "steps": 2},
@@ -189,7 +195,12 @@ def make_driver(tmp_path):
         problems = [Problem(f"p{n}", "?", TestStyle.CALL, (CallCase([], 1),), "f") for n in range(2 * prompts)]
         held = [Problem(f"h{n}", "?", TestStyle.CALL, (CallCase([], 1),), "f") for n in range(heldout)]
         fleet = Fleet(
-            pools=WatchedPools({"execution pool": remote(ScriptedExecution, execution, ledger)}, queue, 20.0),
+            pools=WatchedPools(
+                {"execution pool": remote(ScriptedExecution, execution, ledger)}
+                | {f"another, {mood}": remote(ScriptedExecution, mood) for mood in beside},
+                queue,
+                *((1.0, 1.0) if execution == "hangs" else (20.0,)),
+            ),
             reward=remote(ScriptedReward),
             recorder=remote(RecorderRole),
             rollout=[remote(ScriptedRollout, rollout, ledger) for _ in range(2)],
@@ -261,6 +272,22 @@ def test_a_batch_lost_to_machinery_stops_the_run_with_its_cause(make_driver):
 def test_dead_pools_stop_the_run_and_are_named(make_driver):
     driver, _, _ = make_driver(execution="dies")
     with pytest.raises(StageError, match=r"all 12 rollouts.*execution pool: its process died"):
+        driver.run()
+
+
+def test_a_hanging_pool_costs_time_and_no_verdict(make_driver, monkeypatch):
+    monkeypatch.setattr(waits, "LOOK_S", 0.2)
+    driver, _, log = make_driver(execution="hangs", beside=["normal"])
+    driver.run()
+    steps = [json.loads(line) for line in (log.folder / "metrics.jsonl").read_text().splitlines()]
+    assert [step["dropped"] for step in steps] == [3, 3]  # sample 1 of each group, as ever
+    assert steps[0]["judged_again"] > 0
+
+
+def test_hanging_pools_stop_the_run_and_are_named(make_driver, monkeypatch):
+    monkeypatch.setattr(waits, "LOOK_S", 0.2)
+    driver, _, _ = make_driver(execution="hangs")
+    with pytest.raises(StageError, match=r"all 12 rollouts.*execution pool: no answer within 2 s"):
         driver.run()
 
 

@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.ray]
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test module by name
 PROBLEM = Problem("double", "?", TestStyle.CALL, (CallCase([2], 4), CallCase([3], 6)), entry_point="double")
 RIGHT, WRONG = "def double(x): return 2 * x", "def double(x): return x"
-SLOW = "import time\ntime.sleep(3)\ndef double(x): return 2 * x"
+SLOW = "import time\ntime.sleep(8)\ndef double(x): return 2 * x"
 
 
 @pytest.fixture(scope="module")
@@ -40,16 +40,21 @@ def cluster():
     cluster.shutdown()
 
 
-def config(placement="anywhere"):
-    return parse({"sandbox": {"placement": placement, "slots": 2, "backend": "process"}})
+def config(placement="anywhere", deadline_s=1200.0, startup_timeout_s=300.0):
+    return parse(
+        {
+            "sandbox": {"placement": placement, "slots": 2, "backend": "process", "deadline_s": deadline_s},
+            "cluster": {"startup_timeout_s": startup_timeout_s},
+        }
+    )
 
 
 @pytest.fixture
 def make_pools(cluster):
     opened, problems = [], ray.put([PROBLEM])
 
-    def make(placement="anywhere"):
-        pools = _spawn_pools(config(placement), "process", problems)
+    def make(placement="anywhere", **seconds):
+        pools = _spawn_pools(config(placement, **seconds), "process", problems)
         opened.append(pools)
         ray.get([actor.start.remote() for actor in pools.actors], timeout=60)
         return pools
@@ -121,34 +126,60 @@ def test_a_pool_killed_in_mid_judge_answers_all(make_pools, rollout_table):
     assert pools.counts().judged_again == 0  # Ray restarted it, and it judged again itself
 
 
+def test_what_a_stopped_process_keeps_another_judges(make_pools, rollout_table):
+    pools = make_pools(deadline_s=10.0, startup_timeout_s=10.0)
+    pid = dict(zip(pools.by_name, whereabouts(pools), strict=True))[next(iter(pools.by_name))][1]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        judging = pools.judge(sampled.remote(rollout_table("double", [RIGHT, WRONG])))
+        ready, _ = ray.wait([judging.scalars], timeout=20.5)
+        assert not ready
+        assert pools.overdue([judging]) == [judging]
+        assert finish(pools, [judging]) == [["passed", "wrong_answer"]]
+        assert pools.counts().judged_again == 1
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
 def test_what_a_dying_node_had_another_judges(cluster, make_pools, rollout_table):
     dying = cluster.add_node(num_cpus=1, resources={RESOURCE: 1})
-    pools = make_pools("without_gpus")
-    judgings = [pools.judge(sampled.remote(rollout_table("double", [SLOW, WRONG]))) for _ in range(4)]
-    ready, _ = ray.wait([judging.scalars for judging in judgings], timeout=0.5)
-    assert not ready
-    cluster.remove_node(dying, allow_graceful=False)
+    try:
+        pools = make_pools("without_gpus")
+        judgings = [pools.judge(sampled.remote(rollout_table("double", [SLOW, WRONG]))) for _ in range(4)]
+        ready, _ = ray.wait([judging.scalars for judging in judgings], timeout=0.5)
+        assert not ready
+    finally:
+        cluster.remove_node(dying, allow_graceful=False)
     assert finish(pools, judgings) == [["passed", "wrong_answer"]] * 4
     assert pools.counts().judged_again == 2
 
 
 def test_the_nodes_metrics_port_tells_what_the_pool_did(cluster, make_pools, rollout_table):
     pools = make_pools("with_gpus")
+    (worker,) = [ray.get(actor.__ray_call__.remote(worker_id), timeout=60) for actor in pools.actors]
     finish(pools, [pools.judge(sampled.remote(rollout_table("double", [RIGHT, WRONG, WRONG])))])
     port = next(node["MetricsExportPort"] for node in ray.nodes() if node["NodeID"] == cluster.beside.node_id)
     wanted = {"queued": 0, "running": 0, "verdicts_total:passed": 1, "verdicts_total:wrong_answer": 2}
     wanted |= {"verdict_seconds_count": 3}
     deadline = time.monotonic() + 60  # Ray exports every 10 s
-    while not wanted.items() <= (seen := exported(port)).items():
+    while not wanted.items() <= (seen := exported(port, worker)).items():
         assert time.monotonic() < deadline, seen
         time.sleep(0.5)
 
 
-def exported(port):
-    """Our numbers at a node's metrics port: name, with the verdict behind a colon, to value."""
+def worker_id(_):
+    return ray.get_runtime_context().get_worker_id()
+
+
+def exported(port, worker):
+    """Our numbers of one process at a node's metrics port: name, with the verdict behind a colon, to value.
+
+    Those of other processes stay there for 2 minutes after their death.
+    """
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
         text = answer.read().decode()
     lines = re.findall(r"^ray_pgrpo_sandbox_(\w+)\{(.*)\} (\S+)$", text, re.MULTILINE)
+    lines = [line for line in lines if f'WorkerId="{worker}"' in line[1]]
     verdicts = [re.search(r'verdict="(\w+)"', labels) for _, labels, _ in lines]
     names = [name + (f":{found[1]}" if found else "") for (name, _, _), found in zip(lines, verdicts, strict=True)]
     return {name: float(value) for name, (_, _, value) in zip(names, lines, strict=True)}

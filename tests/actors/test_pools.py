@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import ray
@@ -32,23 +33,31 @@ class ScriptedPool:
             raise EnvironmentFault("no image here")
         if self.mood == "defect":
             raise ZeroDivisionError("one over nothing")
+        if self.mood == "hangs":
+            time.sleep(60)
         broken = self.mood == "broken"
         judgement = Judgement(None if broken else Verdict.PASSED, 0, 1, 0.0, "", error="no Docker" if broken else None)
         programs = rollouts["program"].to_pylist()
         verdicts = arrow.verdict_table([None if program is None else judgement for program in programs])
         return verdicts, scalar_table(rollouts, verdicts)
 
+    @ray.method(concurrency_group=CONTROL)
     def judged(self):
         return self.groups
+
+    def stats(self):
+        return SimpleNamespace(cache_hits=2, cache_lookups=7, restarts=1)
 
 
 @pytest.fixture
 def make_pools():
     opened = []
 
-    def make(*moods, deadline_s=60.0):
+    def make(*moods, deadline_s=60.0, startup_s=300.0):
         kind = ray.remote(num_cpus=0, concurrency_groups={CONTROL: 1})(ScriptedPool)
-        pools = ExecutionPools({f"pool {n}": kind.remote(mood) for n, mood in enumerate(moods)}, 64, deadline_s)
+        actors = {f"pool {n}": kind.remote(mood) for n, mood in enumerate(moods)}
+        ray.get([actor.stats.remote() for actor in actors.values()])
+        pools = ExecutionPools(actors, 64, deadline_s, startup_s)
         opened.extend(pools.actors)
         return pools
 
@@ -91,8 +100,51 @@ def test_what_one_pool_loses_another_judges(make_pools, group, mood):
     pools = make_pools(mood, "works")
     for _ in range(5):
         assert judged(pools, group)["verdict"].to_pylist() == ["passed", None]
-    assert pools._judged_again == 1  # then the failing one rests, though it always has the fewest groups
-    assert answered(pools)[1:] == [5] if mood != "dies" else True
+    assert pools.counts().judged_again == 1  # then the failing one rests, though it always has the fewest groups
+    assert ray.get(pools.by_name["pool 1"].judged.remote()) == 5
+
+
+def test_what_a_hanging_pool_keeps_another_judges(make_pools, group):
+    pools = make_pools("hangs", "works", deadline_s=0.5, startup_s=0.5)
+    judging = pools.judge(group)
+    assert pools.overdue([judging]) == []
+    time.sleep(1.1)
+    assert pools.overdue([judging]) == [judging]
+    assert pools.answer(judging, 30) is None
+    again = pools.again(judging)
+    assert pools.overdue([again]) == []
+    assert pools.answer(again, 30)["verdict"].to_pylist() == ["passed", None]
+    assert pools.judge(group).tried[0].name == "pool 1"  # the hanging one rests, though nobody has fewer groups
+    assert pools.counts().judged_again == 1
+
+
+def test_where_all_pools_hang_the_rollouts_say_so(make_pools, group):
+    pools = make_pools("hangs", "hangs", deadline_s=0.2, startup_s=0.2)
+    judging = pools.judge(group)
+    for _ in range(2):
+        time.sleep(0.5)
+        assert pools.answer(judging, 30) is None
+        judging = pools.again(judging)
+    time.sleep(0.5)
+    assert pools.overdue([judging]) == []  # no pool has it
+    errors = pools.answer(judging, 30)["execution_error"].to_pylist()
+    assert errors == ["pool 0: no answer within 0.4 s.", None]
+
+
+def test_dead_pools_are_not_tried_again_and_do_not_count(make_pools, group, monkeypatch):
+    monkeypatch.setattr(module, "REST_S", 0.0)
+    pools = make_pools(*["dies"] * module.MAX_POOLS_TRIED, "works")
+    assert pools.max_groups(8) == 32
+    for _ in range(2):
+        assert judged(pools, group)["verdict"].to_pylist() == ["passed", None]
+    assert pools.counts().judged_again == module.MAX_POOLS_TRIED
+    assert pools.max_groups(8) == 8
+
+
+def test_counts_go_by_their_names(make_pools):
+    pools = make_pools("works", "works")
+    assert pools.counts() == (4, 14, 2, 0)
+    assert pools.counts() == (0, 0, 0, 0)
 
 
 def test_a_rested_pool_is_tried_again(make_pools, group, monkeypatch):

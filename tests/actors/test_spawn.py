@@ -1,15 +1,25 @@
 """Joining and starting Ray: what a cluster must offer, and a pool with real containers in local mode."""
 
+import sys
+import threading
+from dataclasses import replace
+
 import pytest
 import ray
 from ray.cluster_utils import Cluster
 
+from pgrpo_ray.actors import pool_metrics, spawn
+from pgrpo_ray.actors.pools import RESOURCE
+from pgrpo_ray.actors.roles import ExecutionRole
 from pgrpo_ray.actors.spawn import _spawn_pools, ray_session
 from pgrpo_ray.config import parse
 from pgrpo_ray.errors import EnvironmentFault
 from pgrpo_ray.types import Problem, StdinCase, TestStyle
 
 pytestmark = [pytest.mark.ray]
+
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test module by name
+ECHO = Problem("echo", "?", TestStyle.STDIN, (StdinCase("1\n", "1\n"), StdinCase("2\n", "2\n")))
 
 
 def test_a_cluster_without_a_node_for_the_pools_is_refused():
@@ -23,6 +33,70 @@ def test_a_cluster_without_a_node_for_the_pools_is_refused():
         cluster.shutdown()
 
 
+def test_a_node_whose_resource_another_run_holds_is_named(monkeypatch):
+    monkeypatch.setattr(spawn, "RELEASE_TIMEOUT_S", 1.0)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 16, "include_dashboard": False})
+    try:
+        node = cluster.add_node(num_cpus=1, resources={RESOURCE: 1})
+        config = parse({"cluster": {"address": cluster.address}})
+        with ray_session(config):
+            holder = ray.remote(num_cpus=0, resources={RESOURCE: 1})(Holder).remote()
+            ray.get(holder.__ray_ready__.remote(), timeout=60)
+            with pytest.raises(EnvironmentFault, match=rf"another run .*`sandbox` of .*\({node.node_id[:6]}\)"):
+                spawn._check_resources(config)
+            ray.kill(holder)
+            monkeypatch.setattr(spawn, "RELEASE_TIMEOUT_S", 10.0)
+            spawn._check_resources(config)
+    finally:
+        cluster.shutdown()
+
+
+class Holder:
+    pass
+
+
+def test_a_pool_that_lacks_a_checker_cannot_start_and_says_so_to_all_who_wait():
+    fetched, failures = [], []
+
+    def fetch():
+        fetched.append(True)
+        return [replace(ECHO, checker="absent_module:check")]
+
+    role = ExecutionRole(parse({}), "process", fetch, "execution pool on a node")
+
+    def start():
+        with pytest.raises(
+            EnvironmentFault, match=r"execution pool on a node: .*'absent_module' cannot be imported"
+        ) as e:
+            role.start()
+        failures.append(e)
+
+    threads = [threading.Thread(target=start) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(failures), len(fetched)) == (4, 1)
+
+
+def test_metrics_go_on_after_an_error(monkeypatch):
+    monkeypatch.setattr(pool_metrics, "PERIOD_S", 0.01)
+    asked, twice = [], threading.Event()
+
+    def stats():
+        asked.append(True)
+        if len(asked) > 1:
+            twice.set()
+        raise ValueError("no numbers now")
+
+    metrics = pool_metrics.PoolMetrics()
+    metrics.follow(stats)
+    try:
+        assert twice.wait(10)
+    finally:
+        metrics.close()
+
+
 def refuse(tree, words):
     cure = r""".*ray start ... --resources='\{"sandbox": 1\}'.*KubeRay"""
     with pytest.raises(EnvironmentFault, match=words + cure), ray_session(parse(tree)):
@@ -32,11 +106,10 @@ def refuse(tree, words):
 
 @pytest.mark.docker
 def test_local_mode_offers_the_resource_itself_and_judges_in_containers(docker_engine, rollout_table):
-    problem = Problem("echo", "?", TestStyle.STDIN, (StdinCase("1\n", "1\n"), StdinCase("2\n", "2\n")))
     programs = ["print(input())", "print(1)", None, "while True: pass"]
     config = parse({"sandbox": {"slots": 1}})
     with ray_session(config):
-        problems = ray.put([problem])
+        problems = ray.put([ECHO])
         pools = _spawn_pools(config, "docker", problems)
         try:
             judging = pools.judge(ray.put(rollout_table("echo", programs)))

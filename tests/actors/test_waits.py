@@ -76,6 +76,16 @@ def test_a_wait_for_any_ends(role):
         waits.wait_any([role.sleep.remote()], 1, "rollout worker")
 
 
+def test_a_wait_for_any_gives_up_what_is_overdue_before_its_end(role, monkeypatch):
+    monkeypatch.setattr(waits, "LOOK_S", 0.2)
+    ref, began = role.sleep.remote(), time.monotonic()
+    overdue = lambda: [ref] if time.monotonic() > began + 0.5 else []  # noqa: E731
+    assert waits.wait_any([ref], 30, "execution pool", overdue) == [ref]
+    assert time.monotonic() - began < 10
+    with pytest.raises(StageError, match="execution pool: nothing finished within 1 s"):
+        waits.wait_any([ref], 1, "execution pool", lambda: [])
+
+
 def test_a_stream_comes_through_and_a_stalled_one_ends(role):
     stream = waits.stream(role.count.options(num_returns="streaming").remote(False), 30, "learner")
     assert [waits.get(ref, 30, "learner") for ref in stream] == [1, 2]
