@@ -46,7 +46,7 @@ from pgrpo_ray.types import Limits, Problem, StdinCase, TestStyle, Verdict  # no
 
 LABEL = "pgrpo-ray.soak"
 CONTAINER_MIB = 256
-RETRIES = 4
+RETRIES = 8
 """More than a pool has in a run: here a container dies every few seconds."""
 GROWTH_MIB = 24
 """Resident memory that this process may gain after its first chunks. Ours: allocator noise, far below a leak per

@@ -12,7 +12,7 @@ SOAK = Path(__file__).parents[2] / "benchmarks" / "sandbox_soak.py"
 
 def test_kills_lose_no_program_and_nothing_grows(tmp_path):
     out = tmp_path / "soak"
-    options = ["--programs", "600", "--slots", "2", "--chunk", "100", "--kill-every", "2", "--out", str(out)]
+    options = ["--programs", "600", "--slots", "2", "--chunk", "100", "--kill-every", "4", "--out", str(out)]
     done = subprocess.run([sys.executable, str(SOAK), *options], capture_output=True, text=True, check=False)
     log = out.with_suffix(".jsonl")
     wrong = [line for line in log.read_text().splitlines() if '"event": "wrong"' in line] if log.exists() else []
