@@ -1,7 +1,7 @@
 """Asserts of a plain form as calls, so that what is expected stays outside the sandbox. Pure functions, no I/O.
 
-In style `assert` the test runs beside the program: a hostile program can read the expected value, or return an object
-that equals everything. `assert f(1) == 2` says no more than "call `f` with 1, compare with 2", which the host can do.
+A test of style `assert` runs inside, apart from the program but with what it expects, and handles stand for the
+program's objects. `assert f(1) == 2` says no more than "call `f` with 1, compare with 2", which the host can do.
 A test is converted only as a whole, and only where every statement is understood; nothing of it is ever executed.
 
 The calls of one test belong in one process, in order, each value encoded before the next call, as the test would have

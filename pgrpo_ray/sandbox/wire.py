@@ -56,9 +56,8 @@ class Wire:
             if len(payload) > _AHEAD:
                 before.wait()  # its own deadline ends this
             try:
-                self._send(LENGTH.pack(len(payload)) + payload, time.monotonic() + timeout_s)
-            except (OSError, ValueError):  # the reason shows where the answer is read
-                before.wait()
+                with contextlib.suppress(OSError, ValueError):  # the reason shows where the answer is read
+                    self._send(LENGTH.pack(len(payload)) + payload, time.monotonic() + timeout_s)
             except BaseException:
                 self._broken = True
                 answered.set()

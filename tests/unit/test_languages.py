@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 
+from pgrpo_ray import types
 from pgrpo_ray.errors import DataError
 from pgrpo_ray.sandbox.image import DEFAULT_TAG, image_tag
-from pgrpo_ray.sandbox.languages import LANGUAGES, toolchain
+from pgrpo_ray.sandbox.languages import LANGUAGES, PYTHON, toolchain
 
 
 @pytest.mark.parametrize("name", LANGUAGES)
@@ -39,3 +40,7 @@ def test_a_python_image_keeps_its_tag_when_a_compiler_changes(monkeypatch):
     monkeypatch.setitem(LANGUAGES, "cpp", replace(LANGUAGES["cpp"], packages=("g++-13",)))
     assert image_tag(["cpp"]) != before
     assert image_tag() == DEFAULT_TAG
+
+
+def test_problems_may_name_exactly_the_languages_that_can_be_run():
+    assert {PYTHON, *LANGUAGES} == set(types.LANGUAGES)

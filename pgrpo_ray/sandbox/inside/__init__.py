@@ -12,6 +12,7 @@ The zygote is a process of its own because a fork inherits its parent's memory: 
 programs and their tests among it, a program could find in its own heap.
 """
 
+import functools
 from pathlib import Path
 
 PATIENCE = 5
@@ -36,9 +37,13 @@ def command(mode: str, scratch: str, first_uid: int, num_uids: int) -> list[str]
     `scratch` is the folder that programs may write to; `first_uid` and `num_uids` are the warden's own uids (0: none),
     two for each program. When they are used up it asks to be replaced.
     """
+    return ["-s", "-X", "utf8", "-c", _loader(), mode, scratch, str(first_uid), str(num_uids)]
+
+
+@functools.cache
+def _loader() -> str:
     folder = Path(__file__).parent
     parts = _PACKAGE.split(".")
     parents = [".".join(parts[: end + 1]) for end in range(len(parts))]
     sources = {f"{_PACKAGE}.{name}": (folder / f"{name}.py").read_text(encoding="utf-8") for name in _MODULES}
-    loader = _LOADER.format(parents=parents, sources=sources)
-    return ["-s", "-X", "utf8", "-c", loader, mode, scratch, str(first_uid), str(num_uids)]
+    return _LOADER.format(parents=parents, sources=sources)

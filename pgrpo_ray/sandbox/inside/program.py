@@ -327,7 +327,6 @@ class Server:
     """
 
     def __init__(self, namespace, limit):
-        self.namespace = namespace
         self.limit = limit
         self.objects = []
         self.numbers = {}

@@ -36,16 +36,11 @@ class OwnerGone(Exception):
     """End of file on the control stream, or nothing more that this place can be used for."""
 
 
-def write_all(fd, data):
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
-
-
 def memory_file(content):
     fd = os.memfd_create("input", os.MFD_CLOEXEC)
-    if content:
-        write_all(fd, content)
+    rest = memoryview(content)
+    while rest:
+        rest = rest[os.write(fd, rest) :]
     return fd
 
 

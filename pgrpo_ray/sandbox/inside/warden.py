@@ -38,8 +38,8 @@ import sys
 import typing  # noqa: F401
 
 from pgrpo_ray.sandbox.inside.doors import close_doors
-from pgrpo_ray.sandbox.inside.program import describe
-from pgrpo_ray.sandbox.inside.session import NULL, OwnerGone, Session, dumped, memory_file, slurp, write_all
+from pgrpo_ray.sandbox.inside.program import describe, exactly, send
+from pgrpo_ray.sandbox.inside.session import NULL, OwnerGone, Session, dumped, memory_file, slurp
 from pgrpo_ray.sandbox.inside.zygote import Zygote, as_user, be
 
 TOTAL_OUTPUT_CHARS = 8 << 20
@@ -52,17 +52,6 @@ PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 1, 4, 36
 CLONE_NEWNS, CLONE_NEWIPC, CLONE_NEWNET = 0x20000, 0x8000000, 0x40000000  # linux/sched.h
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REC, MS_PRIVATE = 1, 2, 4, 8, 0x4000, 0x40000  # linux/mount.h
 libc = ctypes.CDLL(None, use_errno=True)
-
-
-def read_exactly(fd, count):
-    pieces = []
-    while count:
-        piece = os.read(fd, min(count, 1 << 20))
-        if not piece:
-            raise OwnerGone
-        pieces.append(piece)
-        count -= len(piece)
-    return b"".join(pieces)
 
 
 class Warden:
@@ -82,18 +71,23 @@ class Warden:
 
     def serve(self):
         while True:
-            (length,) = struct.unpack(">I", read_exactly(self.control, 4))
-            request = json.loads(read_exactly(self.control, length))
+            (length,) = struct.unpack(">I", self.read(4))
+            request = json.loads(self.read(length))
             try:
                 answer = self.answer(request)
             except OwnerGone:
                 raise
             except Exception as error:
                 answer = {"id": request.get("id"), "fault": describe(error)}
-            payload = dumped(answer)
-            write_all(self.answers, struct.pack(">I", len(payload)) + payload)
+            send(self.answers, answer)
             if answer.get("dirty", True):
                 raise OwnerGone  # the next request, which may wait already, must not run here
+
+    def read(self, count):
+        data = exactly(self.control, count)
+        if data is None:
+            raise OwnerGone
+        return data
 
     def answer(self, request):
         """Work through all cases, in as few processes as they allow."""
