@@ -6,7 +6,7 @@ Parts (rollout, sandbox, reward_model, learner, ...) never import each other; `a
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pgrpo_ray.types import Judgement, Problem, PromptRequest, SampledGroup
+from pgrpo_ray.types import ChatAnswer, ChatRequest, Judgement, Problem, PromptRequest, SampledGroup
 
 if TYPE_CHECKING:  # words stay light: no heavy import at run time
     import pyarrow as pa
@@ -60,6 +60,22 @@ class ThinkingScorer(Protocol):
 
     def score(self, items: Sequence[tuple[str, str]]) -> list[float]:
         """Return R^t in [0, 1] for each (problem prompt, reasoning), in order."""
+
+
+class ChatModel(Protocol):
+    """Answers questions in text. Implemented by `chat.endpoint` (OpenAI-compatible) and `actors.chat` (vLLM)."""
+
+    name: str
+    """Of the model, as it goes into provenance."""
+
+    def answer(self, requests: Iterable[ChatRequest]) -> Iterator[ChatAnswer]:
+        """Yield one answer per request, as they come, in any order. A failure of one is an answer, not an exception.
+
+        Raises `EnvironmentFault` or `ModelError` where no request at all can be answered.
+        """
+
+    def close(self) -> None:
+        """Free what it holds. Idempotent."""
 
 
 class Learner(Protocol):

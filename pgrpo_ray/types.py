@@ -182,6 +182,41 @@ class PreferencePair:
     worse: str
     kind: str = ""
     """What makes the second worse, such as `planted_error`; accuracy is reported per kind."""
+    problem_id: str = ""
+    """Of the problem set that the prompt is from; empty where the pair does not say."""
+    difficulty: str = ""
+    """Of the problem, in the words of its source; empty where unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """One question to a language model. Made by pair making and judges, answered by a `protocols.ChatModel`."""
+
+    id: str
+    """Unique among the requests of one call; the answer carries it."""
+    prompt: str
+    """What the user says."""
+    system: str = ""
+    """What the system says before it; empty: nothing."""
+    seed: int = 0
+    temperature: float = 1.0
+    max_tokens: int = 4096
+    """Of the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChatAnswer:
+    """What became of one `ChatRequest`."""
+
+    id: str
+    text: str | None
+    """None: no answer, and `error` says why."""
+    finish_reason: str = ""
+    """`stop` (ended by itself), `length` (cut), or the endpoint's own word."""
+    error: str = ""
+    """The machinery's failure after all retries, for people."""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The door: `pgrpo train | check | grade | doctor`.
+"""The door: `pgrpo train | check | grade | doctor`, and the groups of commands in the modules beside.
 
 Owns arguments, messages and exit statuses: 0 done, 1 the run failed, 2 the input is wrong, 130 interrupted. Commands
 import what they need when they run, so `--help` answers at once.

@@ -1,19 +1,15 @@
-"""The one config tree: read YAML, apply `--set a.b=c`, validate, derive. Light: imports neither torch nor Ray.
+"""The config tree of a training run, its rules and the numbers that follow from it.
 
-Rules: an unknown key is an error with a suggestion; every field states unit and range; a default stands here and
-nowhere else; `load` returns a frozen tree, which nobody rewrites afterwards. `RunConfig.check` refuses settings that
-can give no gradient; `derive` computes the numbers that follow from the settings.
+`RunConfig.check` refuses settings that can give no gradient; `derive` computes what follows.
 """
 
-import difflib
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
+from pgrpo_ray.config.base import ConfigTree, Section, load_tree, parse_tree
 from pgrpo_ray.errors import ConfigError
 
 STARTER = "starter"
@@ -26,13 +22,6 @@ DEFAULT_SYSTEM_PROMPT = (
     "You write Python programs. First reason inside <think> and </think>, then give the complete program inside "
     "<answer> and </answer>."
 )
-
-
-class Section(BaseModel):
-    """Base of all sections: frozen, and an unknown key is an error."""
-
-    # strict: `steps: true` or `steps: "10"` is a slip of the pen, not a number.
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
 
 
 class RunSection(Section):
@@ -230,7 +219,7 @@ class StarterSection(Section):
     """CPU threads for the two trainings."""
 
 
-class RunConfig(Section):
+class RunConfig(ConfigTree):
     """The whole tree."""
 
     run: RunSection = RunSection()
@@ -365,98 +354,11 @@ def derive(config: RunConfig) -> Derived:
     )
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML as people mean it: `1e-4` is a number (YAML 1.1 reads text), a key that stands twice is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = [key for index, key in enumerate(keys) if key in keys[:index]]
-        if twice:
-            raise yaml.constructor.ConstructorError(None, None, f"key {twice[0]!r} stands twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
-
-
 def load(file: str | Path, overrides: list[str] | None = None) -> RunConfig:
-    """Read `file`, apply `overrides` such as `learner.learning_rate=1e-4`, validate and check.
-
-    Raises `ConfigError` with file, dotted path, value received and a fix.
-    """
-    file = Path(file)
-    try:
-        tree = yaml.load(file.read_text(encoding="utf-8"), _Loader)  # a SafeLoader
-    except OSError as error:
-        raise ConfigError(f"{file}: cannot be read ({error.strerror}). Give the path of a YAML config.") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(f"{file}: is not valid YAML: {error}") from error
-    tree = {} if tree is None else tree
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{file}: must be a mapping of sections such as `run:`, not a {type(tree).__name__}.")
-    for override in overrides or []:
-        apply_override(tree, override)
-    config = parse(tree, where=str(file))
-    config.check()
-    return config
+    """Read a training run's config; see `load_tree`. Raises `ConfigError`."""
+    return load_tree(RunConfig, file, overrides)
 
 
-def apply_override(tree: dict[str, Any], override: str) -> None:
-    """Set one `a.b=value` in `tree`; the value is YAML."""
-    path, equals, text = override.partition("=")
-    keys = path.strip().split(".")
-    if not equals or not all(keys):
-        raise ConfigError(f"--set {override!r}: write it as section.key=value, such as run.steps=10.")
-    try:
-        value = yaml.load(text, _Loader)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ConfigError(f"--set {override!r}: the value is not valid YAML: {error}", path=path) from error
-    node = tree
-    for key in keys[:-1]:
-        if node.get(key) is None:
-            node[key] = {}
-        node = node[key]
-        if not isinstance(node, dict):
-            raise ConfigError(f"--set {override!r}: {key} is a value, not a section.", path=path)
-    node[keys[-1]] = value
-
-
-def parse(tree: dict[str, Any], where: str = "config") -> RunConfig:
-    """Validate a plain tree; turn pydantic's findings into one `ConfigError` that lists each with its fix."""
-    try:
-        return _expand_home(RunConfig.model_validate(tree))
-    except ValidationError as error:
-        findings = [_explain(finding) for finding in error.errors()]
-        first = ".".join(str(part) for part in error.errors()[0]["loc"])
-        raise ConfigError(f"{where}: " + "\n".join(findings), path=first) from error
-
-
-def _expand_home(config: RunConfig) -> RunConfig:
-    """Expand a leading `~` in every path: after `=`, no shell does."""
-    sections = {}
-    for name, section in config:
-        paths = {key: str(Path(value).expanduser()) for key, value in section if str(value).startswith("~")}
-        sections[name] = section.model_copy(update=paths) if paths else section
-    return config.model_copy(update=sections)
-
-
-def _explain(finding: Any) -> str:
-    """One line for one of pydantic's findings: dotted path, rule, value received, nearest known key."""
-    loc = finding["loc"]
-    path = ".".join(str(part) for part in loc)
-    if finding["type"] != "extra_forbidden":
-        return f"{path}: {finding['msg']} (received {finding['input']!r})"
-    known = _keys_at(loc[:-1])
-    close = difflib.get_close_matches(str(loc[-1]), known, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else f" Known keys: {', '.join(known)}."
-    return f"{path}: unknown key.{hint}"
-
-
-def _keys_at(loc: tuple[Any, ...]) -> list[str]:
-    """Known keys of the section at `loc`."""
-    model: type[BaseModel] = RunConfig
-    for part in loc:
-        model = model.model_fields[str(part)].annotation  # type: ignore[assignment]
-    return sorted(model.model_fields)
+def parse(values: dict[str, Any], where: str = "config") -> RunConfig:
+    """Validate the plain values of a training run; see `parse_tree`. Raises `ConfigError`."""
+    return parse_tree(RunConfig, values, where)

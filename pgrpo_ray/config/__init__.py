@@ -1,0 +1,56 @@
+"""Config trees: what a user may set, with its units, ranges and defaults. Light: imports neither torch nor Ray.
+
+A tree a file: `run` is a training run's; the others belong to the commands they are named after. `base` reads them all.
+"""
+
+from pgrpo_ray.config.base import ConfigTree, Section, apply_override, load_tree, parse_tree
+from pgrpo_ray.config.run import (
+    DEFAULT_SYSTEM_PROMPT,
+    SANDBOX_OVERHEAD_MIB,
+    STARTER,
+    AlgoSection,
+    ClusterSection,
+    DataSection,
+    Derived,
+    EvaluationSection,
+    LearnerSection,
+    PolicySection,
+    RewardModelSection,
+    RolloutSection,
+    RunConfig,
+    RunSection,
+    SandboxSection,
+    StarterSection,
+    SyncSection,
+    derive,
+    load,
+    parse,
+)
+
+__all__ = [
+    "DEFAULT_SYSTEM_PROMPT",
+    "SANDBOX_OVERHEAD_MIB",
+    "STARTER",
+    "AlgoSection",
+    "ClusterSection",
+    "ConfigTree",
+    "DataSection",
+    "Derived",
+    "EvaluationSection",
+    "LearnerSection",
+    "PolicySection",
+    "RewardModelSection",
+    "RolloutSection",
+    "RunConfig",
+    "RunSection",
+    "SandboxSection",
+    "Section",
+    "StarterSection",
+    "SyncSection",
+    "apply_override",
+    "derive",
+    "load",
+    "load_tree",
+    "parse",
+    "parse_tree",
+]

@@ -1,0 +1,128 @@
+"""How every config tree is read: YAML, then `--set a.b=c`, then validation.
+
+Rules: an unknown key is an error with a suggestion; every field states unit and range; a default stands in its tree and
+nowhere else; `load_tree` returns a frozen tree, which nobody rewrites afterwards.
+"""
+
+import difflib
+import re
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pgrpo_ray.errors import ConfigError
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, and an unknown key is an error."""
+
+    # strict: `steps: true` or `steps: "10"` is a slip of the pen, not a number.
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
+
+
+class ConfigTree(Section):
+    """Base of all trees: a section of sections, which can say what does not go together."""
+
+    def check(self) -> None:
+        """Refuse combinations that cannot work. Raises `ConfigError`; changes nothing."""
+
+
+Tree = TypeVar("Tree", bound=ConfigTree)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as people mean it: `1e-4` is a number (YAML 1.1 reads text), a key that stands twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = [key for index, key in enumerate(keys) if key in keys[:index]]
+        if twice:
+            raise yaml.constructor.ConstructorError(None, None, f"key {twice[0]!r} stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def load_tree(tree: type[Tree], file: str | Path, overrides: list[str] | None = None) -> Tree:
+    """Read `file` as a config `tree`, apply `overrides` such as `learner.learning_rate=1e-4`, validate and check.
+
+    Raises `ConfigError` with file, dotted path, value received and a fix.
+    """
+    file = Path(file)
+    try:
+        values = yaml.load(file.read_text(encoding="utf-8"), _Loader)  # a SafeLoader
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read ({error.strerror}). Give the path of a YAML config.") from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"{file}: is not valid YAML: {error}") from error
+    values = {} if values is None else values
+    if not isinstance(values, dict):
+        raise ConfigError(f"{file}: must be a mapping of sections such as `run:`, not a {type(values).__name__}.")
+    for override in overrides or []:
+        apply_override(values, override)
+    config = parse_tree(tree, values, where=str(file))
+    config.check()
+    return config
+
+
+def apply_override(tree: dict[str, Any], override: str) -> None:
+    """Set one `a.b=value` in `tree`; the value is YAML."""
+    path, equals, text = override.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise ConfigError(f"--set {override!r}: write it as section.key=value, such as run.steps=10.")
+    try:
+        value = yaml.load(text, _Loader)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ConfigError(f"--set {override!r}: the value is not valid YAML: {error}", path=path) from error
+    node = tree
+    for key in keys[:-1]:
+        if node.get(key) is None:
+            node[key] = {}
+        node = node[key]
+        if not isinstance(node, dict):
+            raise ConfigError(f"--set {override!r}: {key} is a value, not a section.", path=path)
+    node[keys[-1]] = value
+
+
+def parse_tree(tree: type[Tree], values: dict[str, Any], where: str = "config") -> Tree:
+    """Validate plain values; turn pydantic's findings into one `ConfigError` that lists each with its fix."""
+    try:
+        return _expand_home(tree.model_validate(values))
+    except ValidationError as error:
+        findings = [_explain(finding, tree) for finding in error.errors()]
+        first = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise ConfigError(f"{where}: " + "\n".join(findings), path=first) from error
+
+
+def _expand_home(config: Tree) -> Tree:
+    """Expand a leading `~` in every path: after `=`, no shell does."""
+    sections = {}
+    for name, section in config:
+        paths = {key: str(Path(value).expanduser()) for key, value in section if str(value).startswith("~")}
+        sections[name] = section.model_copy(update=paths) if paths else section
+    return config.model_copy(update=sections)
+
+
+def _explain(finding: Any, tree: type[BaseModel]) -> str:
+    """One line for one of pydantic's findings: dotted path, rule, value received, nearest known key."""
+    loc = finding["loc"]
+    path = ".".join(str(part) for part in loc)
+    if finding["type"] != "extra_forbidden":
+        return f"{path}: {finding['msg']} (received {finding['input']!r})"
+    known = _keys_at(loc[:-1], tree)
+    close = difflib.get_close_matches(str(loc[-1]), known, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else f" Known keys: {', '.join(known)}."
+    return f"{path}: unknown key.{hint}"
+
+
+def _keys_at(loc: tuple[Any, ...], model: type[BaseModel]) -> list[str]:
+    """Known keys of the section at `loc` of a tree."""
+    for part in loc:
+        model = model.model_fields[str(part)].annotation  # type: ignore[assignment]
+    return sorted(model.model_fields)
