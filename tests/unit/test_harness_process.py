@@ -43,6 +43,9 @@ def pool():
         (SUM, READ + "import threading; threading.Thread(target=lambda: print(a + b)).start()", "passed"),
         (SUM, READ + "out = open(1, 'w'); out.write(str(a + b))", "passed"),
         (SUM, "a, b = map(int, open('/dev/stdin').read().split())\nprint(a + b)", "passed"),
+        (SUM, READ + "open('/dev/stdout', 'w').write(str(a + b))", "passed"),
+        (SUM, READ + "import os\nos.closerange(3, 256)\nprint(a + b)", "passed"),
+        (SUM, READ + "import os\nos.lseek(0, 0, 2)\nos.write(0, b'5 5')\nos.close(0)\nprint(a + b)", "passed"),
         (SUM, READ + "import sys\nif __name__ == '__main__': sys.exit(print(a + b))", "passed"),
         (SUM, READ + "import os\nif os.fork() == 0:\n    import time; time.sleep(60)\nprint(a + b)", "passed"),
         (SUM, READ + "print(a - b)", "wrong_answer"),
@@ -56,6 +59,12 @@ def pool():
         (SUM, "x = bytearray(1 << 30)", "memory_limit"),
         (SUM, "import os\nwhile True:\n    try: os.write(1, b'x' * 9999)\n    except OSError: pass", "output_limit"),
         (SUM, "import os\nwhile True: os.write(2, b'x' * 9999)", "output_limit"),
+        (
+            SUM,
+            READ + "import os\nwhile a == 5:\n    try: os.write(1, b'x')\n    except OSError: pass\nprint(3)",
+            "output_limit",
+        ),
+        (SUM, READ + "print(a + b, end='y' * 70000 if a == 5 else None)", "output_limit"),
         (ADD, DEF, "passed"),
         (ADD, "class Solution:\n    def add(self, a, b): return a + b\nadd = Solution().add", "passed"),
         (
@@ -243,6 +252,24 @@ def test_close_is_prompt_and_answers_everybody(pool):
 def test_sharing_a_process_between_calls_changes_no_verdict(pool, program, verdict, first_failed):
     judgement = pool.judge(ADD, program)
     assert (judgement.verdict, judgement.first_failed) == (verdict, first_failed)
+
+
+@pytest.mark.parametrize(
+    ("problem", "program"),
+    [
+        (SUM, READ + "if a == 1: 1 / 0\nwhile True: pass"),
+        (ADD, "def add(a, b):\n    if a == 1: 1 / 0\n    while True: pass"),
+        (CHECK, "class N(int): pass\ndef add(a, b):\n    if a == 1: 1 / 0\n    while True: pass"),
+    ],
+)
+def test_where_all_must_pass_the_first_failure_ends_the_program(problem, program):
+    pool = ExecutionPool(ProcessRunner, slots=1, retries=0, fail_fast=True)
+    try:
+        judgement = pool.judge(problem, program)
+    finally:
+        pool.close()
+    assert (judgement.verdict, judgement.first_failed) == ("runtime_error", 0)
+    assert judgement.cpu_ms < 500  # the second case would take its whole second
 
 
 def test_a_forged_statement_about_all_calls_is_not_believed(pool):

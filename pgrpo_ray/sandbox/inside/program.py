@@ -5,6 +5,7 @@ say of itself: an output, a value, a failure. It holds no expected output. `Link
 each begins with a nonce, so that stray writes are recognised as such.
 """
 
+import _signal
 import atexit
 import builtins
 import fcntl
@@ -24,11 +25,14 @@ import types
 from pgrpo_ray.sandbox.inside.codec import Encoder, TooLarge, decode
 
 LINK, SOURCE, TASK, WIRE = 3, 4, 5, 6
-"""Descriptors beside 0, 1, 2: to the warden; the program's text; its task; to the checker (style `assert`)."""
+"""Descriptors beside 0, 1, 2: to the warden; the program's text; its task; to the checker (style `assert`), or the file
+from which a script with several cases reads its input."""
 FILE_BYTES = 32 << 20
 """Largest file: the size of the scratch."""
 STACK_BYTES = 64 << 20
 """Of the main thread: recursion through C (`lru_cache`) needs more than the usual 8 MiB."""
+RESERVE_BYTES = 4 << 20
+"""Beyond the memory limit, to tell that it was reached."""
 DETAIL_CHARS = 400
 FOREVER = resource.RLIM_INFINITY
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 1, 4, 38
@@ -44,17 +48,13 @@ class Link:
         self.nonce = nonce.encode()
         self.fd = fd
 
-    def say(self, status, text="", *, write=os.write, view=memoryview):
-        """State `status` with a payload."""
-        payload = text.encode("utf-8", "replace")
+    def say(self, status, payload=b"", *, write=os.write, view=memoryview):
+        """State `status` with a payload: bytes, or text."""
+        if type(payload) is str:
+            payload = payload.encode("utf-8", "replace")
         rest = view(b"%s %s %d\n" % (self.nonce, status, len(payload)) + payload)
         while rest:
             rest = rest[write(self.fd, rest) :]
-
-    def wait(self, read=os.read, leave=os._exit):
-        """Wait for the warden's word to go on."""
-        if not read(self.fd, 1):
-            leave(1)  # the warden is gone
 
 
 def confine_all():
@@ -72,7 +72,8 @@ def confine(job, libc, scratch, base_memory, container):
     """Give up everything the program must not have, before a byte of it is read."""
     os.setsid()
     signal.set_wakeup_fd(-1)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    # Not `signal.signal`: for the enum that our handler is not, it looks as long as a third of a fork takes.
+    _signal.signal(signal.SIGCHLD, _signal.SIG_DFL)
     for target, fd in enumerate(job.fds):  # all of them lie above every target
         os.dup2(fd, target, inheritable=target < LINK)
     os.closerange(len(job.fds), 256)
@@ -81,7 +82,7 @@ def confine(job, libc, scratch, base_memory, container):
     memory = job.limits["memory_mib"] << 20
     cpu_s = math.ceil(job.limits["cpu_s"] * job.limits["cpu_grace"] * job.count) + 1
     limit(resource.RLIMIT_CPU, cpu_s, cpu_s + 1)  # the net under the warden, which watches each case
-    limit(resource.RLIMIT_DATA, data + memory, data + memory)
+    limit(resource.RLIMIT_DATA, data + memory, data + memory + RESERVE_BYTES)
     # DATA is exact (private, writable) but leaves out shared mappings; AS is the wide net under those.
     limit(resource.RLIMIT_AS, address_space + 4 * memory, address_space + 4 * memory)
     if job.uid:
@@ -128,7 +129,7 @@ def run(job):
     if job.role == "build":
         build(json.loads(take(SOURCE)))
     if job.role == "binary":
-        os.dup2(os.open(f"/proc/self/fd/{TASK}", os.O_RDONLY), 0)
+        os.dup2(TASK, 0)
         os.execve(SOURCE, ["program"], dict(os.environ))
     source = take(SOURCE)
     os.close(SOURCE)
@@ -140,7 +141,7 @@ def run(job):
         link.say(b"compile_error", describe(error))
         os._exit(1)
     if job.role == "script":
-        run_scripts(job, link, code)
+        run_scripts(job, link, code) if job.count > 1 else run_lone_script(code)
     main = fresh_main("program")  # not `__main__`: what a guard holds back is for scripts
     try:
         exec(code, main.__dict__)
@@ -170,39 +171,75 @@ def build(task):
     os.execvp(task["build"][0], task["build"])
 
 
-def run_scripts(job, link, code):
-    """Run the program once per case as `python3 program.py` would, one after the other in this process.
+def run_lone_script(code):
+    """Run the program as `python3 program.py` would. It has the process for itself, and gets no link."""
+    os.close(LINK)
+    os.dup2(TASK, 0)
+    os.close(TASK)
+    open_streams()
+    reserve = (resource.getrlimit(resource.RLIMIT_DATA)[1],) * 2
+    os._exit(run_script(code, reserve) & 0xFF)
 
-    A program that has the process for one case alone gets no link. The last case ends with the process.
+
+def run_scripts(job, link, code):
+    """Do the same for each case, one after the other in this process, and state what each printed.
+
+    Input and outputs are files that are filled and emptied here, so nobody is waited for. A case that leaves us without
+    them ends with the process; the next case gets another.
     """
-    if job.count == 1:
-        open_stdin()
-        os.close(LINK)
-        os.close(TASK)
-    me = os.getpid()
-    out, err = (fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 64) for fd in (1, 2)) if job.count > 1 else (1, 2)
-    for left in range(job.count - 1, -1, -1):
-        if job.count > 1:
-            open_stdin()
-        status = run_script(code)
-        if not left or os.getpid() != me:
-            os._exit(status & 0xFF)
-        try:
+    sizes = struct.unpack(f">{job.count}Q", os.pread(TASK, 8 * job.count, 0))
+    at, me, limit = 8 * job.count, os.getpid(), job.limits["output_kib"] << 10
+    # Copies that programs hardly meet, and what they start does not inherit.
+    task, stdin, out, err = (fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 200) for fd in (TASK, WIRE, 1, 2))
+    reserve, status = (resource.getrlimit(resource.RLIMIT_DATA)[1],) * 2, 1
+    try:
+        for size in sizes:
+            fill(stdin, task, at, size)
+            at += size
+            os.dup2(stdin, 0)
+            open_streams()
+            status = run_script(code, reserve) & 0xFF
+            if os.getpid() != me:
+                break
+            report(link, status, out, err, limit)
+            if status and job.stop_early:
+                break
             os.dup2(out, 1)
             os.dup2(err, 2)
-            link.say(b"end", str(status & 0xFF))
-            link.wait()
-        except OSError:  # it has closed our descriptors: this case ends with the process, the next get another
-            os._exit(status & 0xFF)
-        sys.setrecursionlimit(1000)
-        sys.argv[:] = ["program"]
+            sys.setrecursionlimit(1000)
+            sys.argv[:] = ["program"]
+    finally:
+        os._exit(status)
 
 
-def open_stdin():
-    """Make fd 0 the task's input, opened anew, and the three streams as the interpreter makes them at its start."""
-    task = os.open(f"/proc/self/fd/{TASK}", os.O_RDONLY)
-    os.dup2(task, 0)
-    os.close(task)
+def fill(target, source, at, size):
+    """Make `size` bytes of one file, from `at` on, all that another holds; its offset is 0 then."""
+    os.ftruncate(target, 0)
+    os.lseek(target, 0, os.SEEK_SET)
+    while size:
+        done = os.sendfile(target, source, at, size)
+        if not done:
+            raise OSError("the program has changed our files")
+        at, size = at + done, size - done
+    os.lseek(target, 0, os.SEEK_SET)
+
+
+def report(link, status, out, err, limit):
+    """State how a case ended and what it printed, then empty its files."""
+    out_size, err_size = os.fstat(out).st_size, os.fstat(err).st_size
+    if out_size > limit or err_size > limit:
+        link.say(b"output_limit")
+    else:
+        tail = os.pread(err, 4096, max(0, err_size - 4096)) if status else b""
+        link.say(b"end", b"%d %d\n" % (status, out_size) + os.pread(out, out_size, 0) + tail)
+    if out_size:
+        os.ftruncate(out, 0)
+    if err_size:
+        os.ftruncate(err, 0)
+
+
+def open_streams():
+    """Make the three streams as the interpreter makes them at its start."""
     sys.stdin = sys.__stdin__ = stream(0, "<stdin>", "surrogateescape")
     sys.stdout = sys.__stdout__ = stream(1, "<stdout>", "surrogateescape")
     sys.stderr = sys.__stderr__ = stream(2, "<stderr>", "backslashreplace", line_buffering=True)
@@ -217,7 +254,7 @@ def stream(fd, name, errors, line_buffering=False):
     return text
 
 
-def run_script(code):
+def run_script(code, reserve):
     """Run and end as an interpreter does: threads joined, atexit run, buffers flushed. Return the exit status."""
     main, status = fresh_main(), 0
     try:
@@ -226,7 +263,9 @@ def run_script(code):
         status = exit_status(stop.code)
     except BaseException as error:
         status = 1
-        sys.excepthook(type(error), error, error.__traceback__.tb_next)
+        resource.setrlimit(resource.RLIMIT_DATA, reserve)  # without memory, not even that could be told
+        trace = error.__traceback__  # and there is none
+        sys.excepthook(type(error), error, trace and trace.tb_next)
     try:
         if "threading" in sys.modules:
             sys.modules["threading"]._shutdown()
@@ -281,6 +320,8 @@ def run_calls(job, link, namespace):
         if os.getpid() != me:
             os._exit(0)  # a child that came back from the call
         link.say(status, text)
+        if status != b"value" and job.stop_early:
+            os._exit(0)
     link.say(b"done")
 
 

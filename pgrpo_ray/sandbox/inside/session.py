@@ -6,15 +6,17 @@ what ends in between is over its limit and reported as it ended, for the host to
 
 A program's process states what became of each case over a link; each statement begins with a nonce, and what does not
 is `stray`. The zygote's news of a death is true, and so are the statements of a checker; a program's are what it says
-of itself. Scripts wait for our word between cases, so that outputs can be told apart; the others run on.
+of itself, what it printed in each of several cases among them. Nobody waits for our word.
 """
 
+import fcntl
 import json
 import os
 import re
 import select
 import signal
 import socket
+import struct
 import time
 
 from pgrpo_ray.sandbox.inside.program import DETAIL_CHARS
@@ -28,7 +30,11 @@ LINGER_S = 0.2
 """How long a process may live on after its last statement: it has only to end."""
 BLAMES = ("failed", "error", "exit", "compile_error", "memory_limit", "output_limit")
 """What a program may say of itself: it can only harm itself."""
+FLOOD_S = 0.05
+"""How often we look at the size of what a script prints into files."""
 HEADER = re.compile(rb" ([a-z_]{1,20}) (\d{1,9})\n")
+END = re.compile(rb"(\d{1,3}) (\d{1,9})\n")
+"""Of a script's case: exit status, size of its output; output and the end of its error output follow."""
 NULL = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
 
 
@@ -37,10 +43,12 @@ class OwnerGone(Exception):
 
 
 def memory_file(content):
+    """Return a descriptor of a new file in memory that holds `content`, its offset at the beginning."""
     fd = os.memfd_create("input", os.MFD_CLOEXEC)
     rest = memoryview(content)
     while rest:
         rest = rest[os.write(fd, rest) :]
+    os.lseek(fd, 0, os.SEEK_SET)
     return fd
 
 
@@ -74,6 +82,22 @@ class Stream:
         return len(self.data) > self.cap
 
 
+class OutputFile:
+    """What a script has printed in its present case of several: its process empties the file after each."""
+
+    def __init__(self, cap):
+        self.fd, self.cap = memory_file(b""), cap
+        fcntl.fcntl(self.fd, fcntl.F_SETFL, os.O_APPEND)
+
+    @property
+    def data(self):
+        return os.pread(self.fd, self.cap, 0)
+
+    @property
+    def full(self):
+        return os.fstat(self.fd).st_size > self.cap
+
+
 class Session:
     """One process (with its checker, style `assert`) that works through some cases, and what became of them."""
 
@@ -94,6 +118,7 @@ class Session:
         self.confined = {}  # of each link: the pid at its other end, once that has given up its rights
         self.deaths = {}  # of our processes
         self.streams, self.open, self.lent = [], [], []
+        self.several = self.style == "stdin" and len(cases) > 1  # a script that does so in one process
         self.out = self.err = None
         self.collect = None  # of a build: takes its artifact before the scratch is wiped
         self.artifact = None
@@ -114,20 +139,16 @@ class Session:
 
     def start(self):
         """Fork what the style needs. Descriptors that are lent to a child are closed here once it has them."""
-        cap = self.limits["output_kib"] << 10
-        request, outputs = self.request, [NULL, NULL, NULL]
-        if self.style in ("stdin", "build"):
-            self.out, out = self.pipe(cap)
-            self.err, err = self.pipe(cap)
-            outputs = [NULL, out, err]
-        tasks = {"stdin": lambda: encoded_input(self.cases[0]), "call": lambda: dumped(self.cases)}
+        request, outputs, extra = self.request, self.make_outputs(), []
+        tasks = {"stdin": self.inputs, "call": lambda: dumped(self.cases)}
         self.task = memory_file(tasks.get(self.style, bytes)())
         self.open.append(self.task)
         role, source = ROLES[self.style], request["program"].encode("utf-8", "surrogatepass")
-        wire = []
         if self.style == "assert":
-            wire = [end.detach() for end in socket.socketpair()]
-            self.lent += wire
+            extra = [end.detach() for end in socket.socketpair()]
+        elif self.several:
+            extra = [memory_file(b"")]
+        self.lent += extra
         if self.style == "build":
             toolchain = request["toolchain"]
             task = {"program": request["program"], "file": toolchain["source"], "build": toolchain["build"]}
@@ -137,13 +158,31 @@ class Session:
         if request.get("binary") is not None:
             self.spawn("binary", outputs, request["binary"], [])
         else:
-            self.spawn(role, outputs, self.lend(memory_file(source)), wire[:1])
-        if wire:
+            self.spawn(role, outputs, self.lend(memory_file(source)), extra[:1])
+        if self.style == "assert":
             tests = {"setup": request["setup"], "entry_point": request["entry_point"]}
             tests["cases"] = [case["source"] for case in self.cases]
-            self.spawn("checker", outputs, self.lend(memory_file(dumped(tests))), wire[1:])
+            self.spawn("checker", outputs, self.lend(memory_file(dumped(tests))), extra[1:])
         while self.lent:
             os.close(self.lent.pop())
+
+    def make_outputs(self):
+        """Return what the process gets as descriptors 0, 1 and 2; a script makes its own 0."""
+        if self.style not in ("stdin", "build"):
+            return [NULL, NULL, NULL]
+        cap = self.limits["output_kib"] << 10
+        if not self.several:
+            self.out, out = self.pipe(cap)
+            self.err, err = self.pipe(cap)
+            return [NULL, out, err]
+        self.out, self.err = OutputFile(cap), OutputFile(cap)
+        self.open += [self.out.fd, self.err.fd]
+        return [NULL, self.out.fd, self.err.fd]
+
+    def inputs(self):
+        """The task of a script: its one input; or of several the sizes, 8 bytes each, and then they themselves."""
+        inputs = [case["stdin"].encode("utf-8", "surrogatepass") for case in self.cases]
+        return b"".join([struct.pack(f">{len(inputs)}Q", *map(len, inputs)), *inputs] if self.several else inputs)
 
     def lend(self, fd):
         self.lent.append(fd)
@@ -159,7 +198,7 @@ class Session:
         self.streams.append(Stream(fd, cap))
         return self.streams[-1]
 
-    def spawn(self, role, outputs, source, wire):
+    def spawn(self, role, outputs, source, extra):
         """Have the zygote fork one process with a link to us."""
         ours, theirs = socket.socketpair()
         link = self.stream(ours.detach(), 2 * (self.limits["output_kib"] << 10) + 4096)
@@ -170,9 +209,10 @@ class Session:
             "uid": self.warden.uid + (role == "checker") if self.warden.first_uid else 0,
             "limits": self.limits,
             "count": len(self.cases),
+            "stop_early": self.request["stop_early"],
             "nonce": nonce,
         }
-        fds = [*outputs, self.lend(theirs.detach()), source, self.task, *wire]
+        fds = [*outputs, self.lend(theirs.detach()), source, self.task, *extra]
         socket.send_fds(self.warden.words, [dumped(settings)], fds)
         self.warden.alone = False
         self.forked += 1
@@ -181,7 +221,7 @@ class Session:
         """Wait until every process of ours has ended, or must be ended."""
         poll, warden = select.poll(), self.warden
         streams = {stream.fd: stream for stream in self.streams}
-        lazy = self.style in ("call", "assert")  # scripts wait for our word, the others for nothing
+        lazy, looks_s = not isinstance(self.out, Stream), LAZY_S  # pipes fill up, the rest can wait
         for fd in (*(() if lazy else streams), warden.zygote):
             poll.register(fd, select.POLLIN)
         poll.register(warden.control, 0)  # a mask of 0 still reports that the owner hung up
@@ -190,11 +230,13 @@ class Session:
             if left <= 0:
                 self.check_limits()
                 continue
-            ready = poll.poll((min(left, LAZY_S) if lazy else left) * 1000 + 1)
-            if lazy and not ready:
-                lazy = False
+            ready = poll.poll((min(left, looks_s) if lazy else left) * 1000 + 1)
+            if lazy and not ready and looks_s == LAZY_S:
+                lazy, looks_s = self.several, FLOOD_S
                 for fd in streams:
                     poll.register(fd, select.POLLIN)
+            elif self.several and (self.out.full or self.err.full):
+                self.stop = self.stop or "output_limit"
             for fd, _ in ready:
                 if fd == warden.control:
                     raise OwnerGone
@@ -268,53 +310,35 @@ class Session:
             end = header.end() + int(header[2]) if header else -1
             if header is None or len(data) < end:
                 return  # the rest is under way, or it is no statement
-            status, payload = header[1].decode(), data[header.end() : end].decode("utf-8", "replace")
+            status, payload = header[1].decode(), bytes(data[header.end() : end])
             del data[:end]
             self.hear(link, status, payload)
 
     def hear(self, link, status, payload):
         """Act on one statement. The checker's are true; those of a program are what it says of itself."""
+        text = payload.decode("utf-8", "replace")
         checks = self.style == "assert" and link is self.streams[-1]
         if link not in self.confined and status == "confined":  # said before the program, or by nobody
-            self.confined[link] = int(payload)
+            self.confined[link] = int(text)
         elif status == "fault" and link not in self.confined:
-            raise RuntimeError("a process could not be confined: " + payload)
+            raise RuntimeError("a process could not be confined: " + text)
         elif len(self.results) == len(self.cases):
             return
-        elif status == "end" and self.style == "stdin":
-            self.out.drain()
-            self.err.drain()
-            if self.out.full or self.err.full:
-                self.stop = self.stop or "output_limit"
-                return
-            self.note(*self.exit_meaning(int(payload) if re.fullmatch("[0-9]{1,3}", payload) else 1))
-            if len(self.results) < len(self.cases):
-                self.next_script()
+        elif status == "end" and self.several:
+            end = END.match(payload) or END.match(b"1 0\n")
+            printed, error_output = payload[end.end() :][: int(end[2])], payload[end.end() + int(end[2]) :]
+            self.note(*self.exit_meaning(int(end[1]), error_output), output=printed)
         elif status == "value" and self.style == "call":
-            self.note("ok", value=payload)
+            self.note("ok", value=text)
         elif status == "held" and checks:
             self.note("ok")
         elif status in BLAMES and (checks or self.style != "assert"):
-            self.note(status, payload)
+            self.note(status, text)
         elif status in BLAMES and not self.results:
-            self.stop, self.detail = self.stop or status, payload  # it did not load: the checker has nothing to say
+            self.stop, self.detail = self.stop or status, text  # it did not load: the checker has nothing to say
 
-    def next_script(self):
-        """Give a script its next case, with outputs and scratch empty again; or end where that needs its help."""
-        if not self.warden.wipe(deep=False):
-            self.stop = "enough"
-            return
-        os.ftruncate(self.task, 0)
-        os.pwrite(self.task, encoded_input(self.cases[len(self.results)]), 0)
-        self.out.data.clear()
-        self.err.data.clear()
-        try:
-            os.write(self.streams[-1].fd, b"!")
-        except OSError:  # it has ended meanwhile; its death says the rest
-            return
-
-    def note(self, status, detail="", value=None):
-        """Note what became of the present case; the next begins."""
+    def note(self, status, detail="", value=None, output=None):
+        """Note what became of the present case; the next begins, unless one failure is enough."""
         now, cpu_s = time.monotonic(), self.cpu_s()
         result = {
             "status": status,
@@ -329,8 +353,10 @@ class Session:
         if value is not None:
             result["value"] = value
         elif status == "ok" and self.style == "stdin":
-            result["output"] = self.out.data.decode("utf-8", "replace")
+            result["output"] = (self.out.data if output is None else output).decode("utf-8", "replace")
         self.results.append(result)
+        if status != "ok" and self.request["stop_early"]:
+            self.stop = self.stop or "enough"
         self.began, self.cpu_mark = now, cpu_s
         self.set_deadline()
         if len(self.results) == len(self.cases):
@@ -376,25 +402,21 @@ class Session:
             self.signal = number
             return "error", f"killed by signal {number}"
         if self.style in ("stdin", "build"):
-            return self.exit_meaning(status >> 8)
+            return self.exit_meaning(status >> 8, self.err.data)
         return "exit", f"ended early with status {status >> 8}"
 
-    def exit_meaning(self, code):
+    def exit_meaning(self, code, error_output):
         """Status and detail of a script or a build that ended with an exit code."""
         if code == 0:
             return "ok", ""
         if self.style == "build":
-            return "compile_error", first_error(self.err.data)
-        last = tail(self.err.data) or f"exit status {code}"
+            return "compile_error", first_error(error_output)
+        last = tail(error_output) or f"exit status {code}"
         return "memory_limit" if last.startswith("MemoryError") else "error", last
 
 
 def dumped(value):
     return json.dumps(value).encode()
-
-
-def encoded_input(case):
-    return case["stdin"].encode("utf-8", "surrogatepass")
 
 
 def cpu_clock(pid):

@@ -171,9 +171,9 @@ class Warden:
         self.alone = message["swept"]
         return message["swept"]
 
-    def wipe(self, deep=True):
+    def wipe(self):
         """Empty the scratch folder; return whether it is. We own it and may remove its entries, but only the program's
-        uid may remove what is below: `deep` forks for that, which nothing of the program may outlive.
+        uid may remove what is below: a fork does that.
         """
         for name in os.listdir(self.scratch):
             path = os.path.join(self.scratch, name)
@@ -181,8 +181,9 @@ class Warden:
                 os.rmdir(path) if os.path.isdir(path) and not os.path.islink(path) else os.unlink(path)
             except OSError:
                 owners = (self.uid, self.uid + 1) if self.first_uid else (0,)  # a checker's is the second
-                done = deep and [as_user(owner, lambda: wipe(self.scratch)) for owner in owners]
-                return bool(done) and not os.listdir(self.scratch)
+                for owner in owners:
+                    as_user(owner, lambda: wipe(self.scratch))
+                return not os.listdir(self.scratch)
         return True
 
     def place_cpu_s(self):

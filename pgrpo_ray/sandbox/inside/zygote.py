@@ -27,6 +27,7 @@ class Job:
         self.uid = settings["uid"]
         self.limits = settings["limits"]
         self.count = settings["count"]
+        self.stop_early = settings["stop_early"]
         self.nonce = settings["nonce"]
         self.fds = fds
 
