@@ -48,3 +48,14 @@ def tiny_starter(tiny_section, starter_cache):
     from pgrpo_ray.starter.artifacts import ensure_starter
 
     return ensure_starter(tiny_section, starter_cache)
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """One thread for torch: with more of them than free cores, they wait for each other, and a tiny model crawls."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

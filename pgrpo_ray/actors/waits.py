@@ -1,7 +1,7 @@
 """Waiting for Ray with a deadline and an owner. Every remote result of the driver comes through here."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -47,6 +47,15 @@ def wait_any(
             stage=stage,
         )
     return ready
+
+
+def get_all(owners: Mapping[Any, str], timeout_s: float) -> None:
+    """Wait for references of several owners; whoever fails first is heard first, as others may wait for it."""
+    waiting, deadline = dict(owners), time.monotonic() + timeout_s
+    while waiting:
+        left = max(0.1, deadline - time.monotonic())
+        for ref in wait_any(list(waiting), left, " and ".join(sorted(set(waiting.values())))):
+            get(ref, timeout_s, waiting.pop(ref))
 
 
 def stream(generator: Any, timeout_s: float, stage: str) -> Iterator[Any]:

@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pgrpo_ray import config as configuration
+from pgrpo_ray.cli import lcb_rb, rm
 from pgrpo_ray.errors import ConfigError, DataError, EnvironmentFault, ModelError, PgrpoError
 
 INTERRUPTED = 130
@@ -28,6 +29,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+app.add_typer(rm.app, name="rm")
+app.add_typer(lcb_rb.app, name="lcb-rb")
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file, such as cluster/local.yaml")]
 Overrides = Annotated[

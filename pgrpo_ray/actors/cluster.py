@@ -1,0 +1,89 @@
+"""Ray itself: starting or joining it, whether it can hold what is asked, actors with resources and environment."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from pgrpo_ray.config import ClusterSection
+from pgrpo_ray.errors import EnvironmentFault
+
+_VLLM_ENV = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine lives in the actor's own process
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+_VLLM_CPU_ENV = {"TORCHDYNAMO_DISABLE": "1"}  # else one tiny function is compiled for 20 s; no speed is lost
+
+
+@contextlib.contextmanager
+def cluster_session(section: ClusterSection, cpus: int, resources: dict[str, float]) -> Iterator[None]:
+    """Start or join Ray for the length of the block; one that is started here has `resources` and at least `cpus`.
+
+    Raises `EnvironmentFault`.
+    """
+    start_ray(section.address, cpus, resources, dashboard=section.dashboard)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def start_ray(
+    address: str,
+    cpus: int,
+    resources: dict[str, float] | None = None,
+    *,
+    dashboard: bool = False,
+    key: str = "cluster.address",
+) -> None:
+    """Start or join Ray; the caller ends it. `key` is what set the address. Raises `EnvironmentFault`."""
+    options: dict[str, Any] = {"address": address}
+    if address == "local":
+        # Stages of a step take turns, so logical CPUs may exceed the real ones; too few would leave a role pending.
+        cpus = max(os.cpu_count() or 1, cpus)
+        options |= {"num_cpus": cpus, "resources": resources, "include_dashboard": dashboard}
+    try:
+        ray.init(logging_level="ERROR", log_to_driver=False, configure_logging=False, **options)
+    except (ConnectionError, RayError, RuntimeError) as error:
+        raise EnvironmentFault(f"Ray at {key}={address!r} cannot be reached or started: {error}") from error
+
+
+def check_capacity(who: str, cpus: float, gpus: float, where: str, fix: str) -> None:
+    """Raise `EnvironmentFault` when the cluster cannot hold what is wanted: it would stay pending for ever.
+
+    `where` names the cluster as the user does, `fix` is what to lower.
+    """
+    there = ray.cluster_resources()
+    for name, wanted in (("CPU", cpus), ("GPU", gpus)):
+        if wanted > there.get(name, 0):
+            raise EnvironmentFault(
+                f"{who} wants {wanted:g} {name}s, the Ray cluster at {where} has {there.get(name, 0):g}. Add nodes, or "
+                f"lower {fix}."
+            )
+
+
+def actor_class(
+    role: type, *, cpus: float, threads: int, gpus: float = 0, env: dict[str, str] | None = None, **options: Any
+) -> Any:
+    """An actor class with its resources; `options` are Ray's own. `threads` is set before any library reads it."""
+    runtime_env = {"env_vars": environment(threads, env or {})}
+    return ray.remote(num_cpus=cpus, num_gpus=gpus, runtime_env=runtime_env, **options)(role)
+
+
+def environment(threads: int, more: dict[str, str]) -> dict[str, str]:
+    """Return the environment of an actor's process: threads, and `more`."""
+    return {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false", **more}
+
+
+def vllm_env(gpus: float) -> dict[str, str]:
+    """Return what a process with a vLLM engine needs beside."""
+    return _VLLM_ENV if gpus else _VLLM_ENV | _VLLM_CPU_ENV
+
+
+def node_address(_: Any) -> str:
+    """Return the address of an actor's node; for `__ray_call__`."""
+    return ray.util.get_node_ip_address()
