@@ -20,7 +20,7 @@ def encode_prompts(
     """
     encoded = {}
     for problem in problems:
-        ids = _encode(tokenizer, problem.prompt, system_prompt)
+        ids = encode_prompt(tokenizer, problem.prompt, system_prompt)
         if len(ids) > max_prompt_tokens:
             raise DataError(
                 f"problem {problem.id!r}: its prompt has {len(ids)} tokens, data.max_prompt_tokens is "
@@ -30,7 +30,8 @@ def encode_prompts(
     return encoded
 
 
-def _encode(tokenizer: "PreTrainedTokenizerBase", prompt: str, system_prompt: str) -> list[int]:
+def encode_prompt(tokenizer: "PreTrainedTokenizerBase", prompt: str, system_prompt: str) -> list[int]:
+    """Return the token ids of one prompt; see `encode_prompts`."""
     if tokenizer.chat_template is None:
         text = f"{system_prompt}\n\n{prompt}\n" if system_prompt else f"{prompt}\n"
         return tokenizer(text)["input_ids"]

@@ -55,9 +55,16 @@ class VllmEngine:
         self._expected_names = _parameter_names(model)
 
     def generate(
-        self, requests: Sequence[PromptRequest], group_size: int, temperature: float
+        self,
+        requests: Sequence[PromptRequest],
+        group_size: int,
+        temperature: float,
+        max_response_tokens: int | None = None,
     ) -> Iterator[SampledGroup]:
-        """Yield each request's group as soon as its last response ends."""
+        """Yield each request's group as soon as its last response ends.
+
+        `max_response_tokens` stands for the section's where it is given.
+        """
         waiting = {}
         for request in requests:
             self._num_requests += 1
@@ -69,7 +76,7 @@ class VllmEngine:
                 SamplingParams(
                     n=group_size,
                     temperature=temperature,
-                    max_tokens=self._section.max_response_tokens,
+                    max_tokens=max_response_tokens or self._section.max_response_tokens,
                     seed=request.seed,
                     logprobs=0,
                     flat_logprobs=True,

@@ -1,0 +1,139 @@
+"""The work folder of a pairs job: every answer so far, so that a job that was killed goes on where it was.
+
+    config.json    what decides the answers; another config in the same folder is refused with what differs
+    calls.jsonl    one JSON object per finished request, appended
+
+Owns durability and exactly-once: a key stands in the file at most once, a torn last line (the process was killed while
+it wrote) is cut off and its request asked again, and one process at a time may hold the folder. Texts stay on disk; in
+memory are keys and places. Lines reach the kernel one by one, so a killed process loses none; they are forced to the
+disk every `SYNC_LINES` lines or `SYNC_S` seconds, so a power cut loses that much.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from pgrpo_ray.errors import ConfigError, DataError, EnvironmentFault
+
+SYNC_LINES, SYNC_S = 64, 2.0
+
+
+class Ledger:
+    """Finished requests by key. A context manager; used by one thread."""
+
+    def __init__(self, folder: Path, decides: dict[str, Any]):
+        """Open or make `folder` for the settings `decides` (JSON values).
+
+        Raises `ConfigError` when the folder belongs to other settings or is in use, `DataError` when it is damaged,
+        `EnvironmentFault` when it cannot be written.
+        """
+        self.folder = folder
+        self._file = folder / "calls.jsonl"
+        self._places: dict[str, int] = {}
+        self._unsynced, self._synced_at = 0, time.monotonic()
+        with contextlib.ExitStack() as opened:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                self._lock = opened.enter_context((folder / ".lock").open("w"))
+                self._claim()
+                self._check_config(decides)
+                self._stream = opened.enter_context(self._file.open("a+b"))
+            except OSError as error:
+                message = f"{folder}: cannot be written ({error.strerror}). Set pairs.work=FOLDER."
+                raise EnvironmentFault(message) from error
+            self._read()
+            self._opened = opened.pop_all()
+
+    def __enter__(self) -> "Ledger":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._opened:
+            self._sync()
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def append(self, key: str, record: dict[str, Any]) -> None:
+        """Keep one finished request. Raises `EnvironmentFault` when the disk is full; a key that is there stays."""
+        if key in self._places:
+            return
+        line = json.dumps({"key": key, **record}).encode() + b"\n"
+        try:
+            place = self._stream.seek(0, os.SEEK_END)
+            self._stream.write(line)
+            self._stream.flush()
+            self._unsynced += 1
+            if self._unsynced >= SYNC_LINES or time.monotonic() - self._synced_at > SYNC_S:
+                self._sync()
+        except OSError as error:
+            raise EnvironmentFault(
+                f"{self._file}: cannot be written ({error.strerror}). Free space and run the same command again: it "
+                "goes on from what is there."
+            ) from error
+        self._places[key] = place
+
+    def get(self, key: str) -> dict[str, Any]:
+        """Return what was kept under `key`, which must be there."""
+        self._stream.seek(self._places[key])
+        return json.loads(self._stream.readline())
+
+    def _claim(self) -> None:
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(
+                f"{self.folder}: another pairs job works in this folder. Wait for it, or set pairs.work=FOLDER.",
+                path="pairs.work",
+            ) from error
+
+    def _check_config(self, decides: dict[str, Any]) -> None:
+        path = self.folder / "config.json"
+        if not path.exists():
+            draft = path.with_suffix(".part")
+            draft.write_text(json.dumps(decides, indent=2) + "\n", encoding="utf-8")
+            draft.replace(path)
+            return
+        try:
+            before = dict(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise DataError("is damaged. Remove the folder, or set pairs.work=FOLDER.", str(path)) from error
+        differs = [
+            f"{name} was {before.get(name)!r} and is {decides.get(name)!r}"
+            for name in sorted(before.keys() | decides.keys())
+            if before.get(name) != decides.get(name)
+        ]
+        if differs:
+            raise ConfigError(
+                f"{self.folder} holds answers of another config: {'; '.join(differs)}. Set them back to go on, or give "
+                "this job another folder with pairs.work=FOLDER (or another pairs.out).",
+                path="pairs.work",
+            )
+
+    def _read(self) -> None:
+        """Index what is there; cut off a torn last line."""
+        self._stream.seek(0)
+        place = 0
+        for number, raw in enumerate(self._stream, start=1):
+            whole = raw.endswith(b"\n")
+            try:
+                key = json.loads(raw)["key"] if whole else None
+            except (ValueError, KeyError, TypeError) as error:
+                message = "is damaged: no record of a request. Remove this line, and its request is asked again."
+                raise DataError(message, str(self._file), number) from error
+            if key is None:
+                self._stream.truncate(place)
+                break
+            self._places.setdefault(key, place)
+            place += len(raw)
+
+    def _sync(self) -> None:
+        os.fsync(self._stream.fileno())
+        self._unsynced, self._synced_at = 0, time.monotonic()
