@@ -34,6 +34,7 @@ import pyarrow as pa
 
 from pgrpo_ray.actors import waits
 from pgrpo_ray.actors.pools import Judging
+from pgrpo_ray.actors.scoring import Scoring
 from pgrpo_ray.actors.spawn import Fleet
 from pgrpo_ray.algo.advantages import group_advantages
 from pgrpo_ray.algo.batching import UpdatePlan, plan_update
@@ -65,8 +66,8 @@ class Group:
 
     judging: Judging
     """References of the ROLLOUT and VERDICT tables."""
-    thinking: Any = None
-    """Reference of the THINKING table, then the table; None before the verdicts or where scores are not asked for."""
+    scoring: Scoring | None = None
+    """None before the verdicts, or where scores are not asked for."""
     scalars: Any = None
     """The scalar table, None until it is in."""
 
@@ -105,6 +106,7 @@ class Driver:
         self._config = config
         self._heldout = list(heldout)
         self._prompt_ids = prompt_ids
+        self._statements = {problem.id: problem.prompt for problem in problems}
         self._fleet = fleet
         self._pools = fleet.pools
         self._log = log
@@ -233,8 +235,8 @@ class Driver:
     def _advance(self, group: Group, group_size: int, score: bool) -> Any:
         """Take what a group waited for and have the next done; return that one's reference, None when all is in."""
         if group.scalars is not None:
-            group.thinking = waits.get(group.thinking, self._timeout_s, "reward server")
-            return None
+            self._fleet.reward.answer(group.scoring, self._timeout_s)
+            return group.scoring.ref
         group.scalars = self._pools.answer(group.judging, self._timeout_s)
         if group.scalars is None:  # its pool lost it
             group.judging = self._pools.again(group.judging)
@@ -244,13 +246,16 @@ class Driver:
                 f"rollout worker: a group of {group.scalars.num_rows} rollouts came, {group_size} were asked for.",
                 stage="rollout worker",
             )
-        if score:
-            group.thinking = self._fleet.reward.score.remote(group.judging.rollouts, group.judging.verdicts)
-        return group.thinking
+        if not score:
+            return None
+        statement = self._statements[group.scalars["problem_id"][0].as_py()]
+        judging = group.judging
+        group.scoring = self._fleet.reward.score(judging.rollouts, judging.verdicts, group.scalars, statement)
+        return group.scoring.ref
 
     def _reward(self, groups: list[Group]) -> tuple[Columns, np.ndarray]:
         """Return the batch's scalar columns, reward terms and advantages included, and each row's group."""
-        scalars, thinking = ([getattr(group, name) for group in groups] for name in ("scalars", "thinking"))
+        scalars, thinking = [group.scalars for group in groups], [group.scoring.table for group in groups]
         table = arrow.append_columns(pa.concat_tables(scalars), pa.concat_tables(thinking))
         columns = to_columns(table)
         group_index = np.repeat(np.arange(len(groups)), [group.scalars.num_rows for group in groups])
@@ -362,11 +367,12 @@ class Driver:
     ) -> None:
         """Have the recorder write a batch; wait for its previous write first, so at most one batch is held for it."""
         self._finish_writing()
+        metadata = {"step": str(step), "run": self._config.run.name}
         stages = [[group.judging.rollouts for group in groups], [group.judging.verdicts for group in groups]]
         if columns is not None:
-            stages.append([group.thinking for group in groups])
+            stages.append([group.scoring.table for group in groups])
             stages.append([_reward_rows(columns, group_index == index) for index in range(len(groups))])
-        metadata = {"step": str(step), "run": self._config.run.name}
+            metadata["reward_model_version"] = self._fleet.reward.version
         tables = [table for stage in stages for table in stage]
         self._writing = self._fleet.recorder.write.remote(str(path), metadata, len(groups), *tables)
 

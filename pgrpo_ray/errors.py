@@ -77,6 +77,25 @@ class CheckerError(PgrpoError):
         return type(self), (self.args[0], self.checker)
 
 
+class OverloadError(PgrpoError):
+    """The reward server's queue is full. Ask again after `retry_after_s` seconds: nothing was done."""
+
+    def __init__(self, message: str, retry_after_s: float = 1.0):
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+    def __reduce__(self):
+        return type(self), (self.args[0], self.retry_after_s)
+
+
+class UnavailableError(OverloadError):
+    """No replica of the reward server answers now; one is being started. Ask again as after an overload."""
+
+
+class DeadlineError(PgrpoError):
+    """The reward server had no score by the request's deadline. Ask again with more time or fewer reasonings."""
+
+
 class WeightSyncError(PgrpoError):
     """Weights did not arrive whole: a checksum, a name or a version differs. The engine must not serve them."""
 

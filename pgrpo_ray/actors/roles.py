@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pgrpo_ray.config import RunConfig, derive
-from pgrpo_ray.errors import EnvironmentFault, PgrpoError
+from pgrpo_ray.config import RewardModelSection, RunConfig, derive
+from pgrpo_ray.errors import EnvironmentFault, ModelError, PgrpoError
 from pgrpo_ray.types import Judgement, Problem, PromptRequest
 
 FAILURE_HOLDS_S = 10.0
@@ -143,40 +143,72 @@ def _judged(rollouts: Any, judgements: dict[int, Judgement]) -> tuple[Any, Any]:
 
 
 class RewardRole:
-    """Scores the reasoning of passers. The gate stands here too: a failing program's reasoning is not even read."""
+    """Scores reasoning for requests that came together. One process, one reward model, one call at a time.
 
-    def __init__(self, config: RunConfig, model: str, statements: dict[str, str]):
-        """`statements`: the prompt of each problem id, as the reward model reads it (no chat template)."""
-        self._section = config.reward_model.model_copy(update={"model": model})
-        self._statements = statements
+    `gate` stands here too: a failing program's reasoning is not even read.
+    """
+
+    def __init__(self, section: RewardModelSection, version: str):
+        """`version`: what the server announced; a replica that finds other weights must not score. Empty: any."""
+        self._section = section
+        self._version = version
 
     def start(self) -> None:
         """Load the model."""
         from pgrpo_ray.reward_model.scorer import RewardScorer
 
         self._scorer = RewardScorer(self._section)
+        found = self._scorer.served.version
+        if self._version and found != self._version:
+            raise ModelError(
+                f"reward_model.model={self._section.model!r} is version {found} on this node, the server was started "
+                f"with {self._version}: the files differ or have changed since. Make them equal and start again."
+            )
 
-    def score(self, rollouts: Any, verdicts: Any) -> Any:
-        """Return the THINKING table of a judged group. A failure of the model is a column, not an exception."""
-        from pgrpo_ray.data.scalars import thinking_table
-        from pgrpo_ray.types import Verdict
+    @property
+    def served(self) -> Any:
+        """The `ServedModel`."""
+        return self._scorer.served
 
-        passed = [verdict == Verdict.PASSED for verdict in verdicts["verdict"].to_pylist()]
-        ids, reasonings = rollouts["problem_id"].to_pylist(), rollouts["thinking"].to_pylist()
-        rows = [row for row, ok in enumerate(passed) if ok]
-        items = [(self._statements[ids[row]], reasonings[row]) for row in rows]
+    def assess(self, requests: list[list[tuple[str, str]]]) -> list[Any]:
+        """Return for each request its list of `Scored`, or the error that it meets.
+
+        Requests are scored together, so one that breaks the batch would break all: after a failure each is tried alone.
+        """
         try:
-            scores = self._attempt(items)
-        except (PgrpoError, RuntimeError) as error:  # no number for a score, or out of memory
-            return thinking_table(len(passed), {}, dict.fromkeys(rows, f"{type(error).__name__}: {error}"))
-        return thinking_table(len(passed), dict(zip(rows, scores, strict=True)))
+            scored = self._scorer.assess([item for items in requests for item in items])
+        except (PgrpoError, RuntimeError):  # such as out of memory
+            return [self._assess_alone(items) for items in requests]
+        answers, start = [], 0
+        for items in requests:
+            answers.append(self._checked(scored[start : start + len(items)]))
+            start += len(items)
+        return answers
 
-    def _attempt(self, items: list[tuple[str, str]]) -> list[float]:
-        """Score, and once more after a failure that may pass."""
+    def _assess_alone(self, items: list[tuple[str, str]]) -> Any:
         try:
-            return self._scorer.score(items)
-        except RuntimeError:
-            return self._scorer.score(items)
+            return self._checked(self._scorer.assess(items))
+        except (PgrpoError, RuntimeError) as error:
+            return ModelError(
+                f"reward model {self._section.model!r} failed on a request of {len(items)} reasonings: "
+                f"{type(error).__name__}: {error} Lower reward_model.batch_size if memory ran out."
+            )
+
+    def _checked(self, scored: list[Any]) -> Any:
+        try:
+            self._scorer.check(scored)
+        except ModelError as error:
+            return error
+        return scored
+
+
+def passers(rollouts: Any, verdicts: Any, statement: str) -> dict[int, tuple[str, str]]:
+    """Return (problem prompt, reasoning) of each row of a group whose gate is open: its program passed."""
+    from pgrpo_ray.types import Verdict
+
+    reasonings = rollouts["thinking"].to_pylist()
+    passed = [verdict == Verdict.PASSED for verdict in verdicts["verdict"].to_pylist()]
+    return {row: (statement, reasonings[row]) for row, ok in enumerate(passed) if ok}
 
 
 class LearnerRole:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -18,9 +19,20 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pgrpo_ray.actors import roles, waits
+from pgrpo_ray.actors.cluster import (
+    actor_class,
+    check_capacity,
+    cluster_session,
+    environment,
+    node_address,
+    vllm_env,
+)
 from pgrpo_ray.actors.pools import CONTROL, RESOURCE, ExecutionPools, Node, groups_per_pool, sandbox_nodes
-from pgrpo_ray.config import RunConfig
+from pgrpo_ray.actors.reward_server import RewardServer
+from pgrpo_ray.actors.scoring import GroupScorer
+from pgrpo_ray.config import RewardModelSection, RunConfig
 from pgrpo_ray.errors import EnvironmentFault
+from pgrpo_ray.reward_model.version import folder_version
 from pgrpo_ray.types import Problem
 
 CLOSE_TIMEOUT_S = 5.0
@@ -42,10 +54,13 @@ class Models:
 
 @dataclass
 class Fleet:
-    """Handles of all actors; the execution pools' as one `ExecutionPools`."""
+    """Handles of all roles; the execution pools' as one `ExecutionPools`, the reward server's as one `GroupScorer`."""
 
     pools: Any = None
     reward: Any = None
+    """The driver's `GroupScorer`."""
+    reward_server: Any = None
+    """The `RewardServer` behind it."""
     recorder: Any = None
     problems: Any = None
     """Reference of all problems; it lives as long as an execution pool may restart and fetch them again."""
@@ -53,50 +68,24 @@ class Fleet:
     learner: list[Any] = field(default_factory=list)
 
     def all(self) -> list[Any]:
-        """Every handle that exists."""
+        """Every actor's handle that exists; the reward server's replicas belong to Ray Serve."""
         pools = self.pools.actors if self.pools else []
-        return [actor for actor in (*pools, self.reward, self.recorder, *self.rollout, *self.learner) if actor]
+        return [actor for actor in (*pools, self.recorder, *self.rollout, *self.learner) if actor]
 
 
 @contextlib.contextmanager
 def ray_session(config: RunConfig) -> Iterator[None]:
-    """Join or start Ray for the length of the block."""
-    section = config.cluster
-    if section.address == "local":
-        # Stages of a step take turns, so logical CPUs may exceed the real ones; too few would leave a role pending.
-        cpus = max(os.cpu_count() or 1, _cpus_wanted(config))
-        options = {
-            "address": "local",
-            "num_cpus": cpus,
-            "resources": {RESOURCE: 1},
-            "include_dashboard": section.dashboard,
-        }
-    else:
-        options = {"address": section.address}
-    try:
-        ray.init(logging_level="ERROR", log_to_driver=False, configure_logging=False, **options)
-    except (ConnectionError, RayError, RuntimeError) as error:
-        raise EnvironmentFault(
-            f"Ray at cluster.address={section.address!r} cannot be reached or started: {error}"
-        ) from error
-    try:
+    """Join or start Ray for the length of the block, with room for every role of a run."""
+    with cluster_session(config.cluster, _cpus_wanted(config), {RESOURCE: 1}):
         _check_resources(config)
         yield
-    finally:
-        ray.shutdown()
 
 
 def _check_resources(config: RunConfig) -> None:
     """Raise `EnvironmentFault` when the cluster cannot hold all roles: they would stay pending for ever."""
     _check_free(sandbox_nodes(config))
-    there = ray.cluster_resources()
-    for name, wanted in (("CPU", _cpus_wanted(config)), ("GPU", config.gpus)):
-        if wanted > there.get(name, 0):
-            raise EnvironmentFault(
-                f"the run wants {wanted:g} {name}s, the Ray cluster at cluster.address={config.cluster.address!r} has "
-                f"{there.get(name, 0):g}. Add nodes, or lower rollout.num_workers, learner.num_ranks "
-                "and what each takes."
-            )
+    fix = "rollout.num_workers, learner.num_ranks, reward_model.replicas, or what each takes"
+    check_capacity("the run", _cpus_wanted(config), config.gpus, f"cluster.address={config.cluster.address!r}", fix)
 
 
 def _check_free(nodes: list[Node]) -> None:
@@ -126,15 +115,15 @@ def fleet(config: RunConfig, models: Models, sandbox_kind: str, problems: list[P
         _spawn(actors, config, models, sandbox_kind, problems)
         yield actors
     finally:
-        _stop(actors)
+        stop(actors, cluster_ends=config.cluster.address == "local")
 
 
 def _spawn(actors: Fleet, config: RunConfig, models: Models, sandbox_kind: str, problems: list[Problem]) -> None:
     timeout_s = config.cluster.startup_timeout_s
     actors.problems = ray.put(problems)
-    actors.pools = _spawn_pools(config, sandbox_kind, actors.problems)
+    actors.pools = spawn_pools(config, sandbox_kind, actors.problems)
     actors.learner = [
-        _actor(
+        actor_class(
             roles.LearnerRole,
             cpus=config.learner.threads_per_rank,
             gpus=config.learner.gpus_per_rank,
@@ -142,40 +131,53 @@ def _spawn(actors: Fleet, config: RunConfig, models: Models, sandbox_kind: str, 
         ).remote(config, models.policy)
         for _ in range(config.learner.num_ranks)
     ]
-    actors.rollout = [
-        _actor(
-            roles.RolloutRole,
-            cpus=config.rollout.threads_per_worker,
-            gpus=config.rollout.gpus_per_worker,
-            threads=config.rollout.threads_per_worker,
-            env=_VLLM_ENV if config.rollout.gpus_per_worker else _VLLM_ENV | _VLLM_CPU_ENV,
-        ).remote(config, models.policy, index)
-        for index in range(config.rollout.num_workers)
-    ]
-    actors.reward = _actor(
-        roles.RewardRole,
-        cpus=config.reward_model.threads,
-        gpus=config.reward_model.gpus,
-        threads=config.reward_model.threads,
-    ).remote(config, models.reward_model, {problem.id: problem.prompt for problem in problems})
+    actors.rollout = rollout_workers(config, models.policy)
     # The record is written where the run's folder is: here.
     here = _on(ray.get_runtime_context().get_node_id())
-    actors.recorder = _actor(roles.RecorderRole, cpus=0, threads=1, scheduling_strategy=here).remote()
+    actors.recorder = actor_class(roles.RecorderRole, cpus=0, threads=1, scheduling_strategy=here).remote()
+
+    # Last, because it takes some seconds here, in which the others already load.
+    actors.reward_server = _reward_server(config, models.reward_model)
+    actors.reward_server.deploy()
+    actors.reward = GroupScorer(actors.reward_server.ask_group, config.reward_model.deadline_s)
 
     first = actors.learner[0]
-    host, port = waits.get([first.__ray_call__.remote(_node_address), first.free_port.remote()], timeout_s, "learner")
+    host, port = waits.get([first.__ray_call__.remote(node_address), first.free_port.remote()], timeout_s, "learner")
     starting = {actor.join.remote(rank, host, port): "learner" for rank, actor in enumerate(actors.learner)}
     starting |= {actor.start.remote(): "rollout worker" for actor in actors.rollout}
     starting |= {actor.start.remote(): name for name, actor in actors.pools.by_name.items()}
-    starting |= {actors.reward.start.remote(): "reward server"}
     deadline = time.monotonic() + timeout_s
-    while starting:  # whoever fails first is heard first
-        left = max(0.1, deadline - time.monotonic())
-        for ref in waits.wait_any(list(starting), left, " and ".join(sorted(set(starting.values())))):
-            waits.get(ref, timeout_s, starting.pop(ref))
+    waits.get_all(starting, timeout_s)
+    actors.reward.version = actors.reward_server.wait_ready(max(1.0, deadline - time.monotonic())).version
 
 
-def _spawn_pools(config: RunConfig, sandbox_kind: str, problems: Any) -> ExecutionPools:
+def rollout_workers(config: RunConfig, model: str) -> list[Any]:
+    """Spawn the rollout workers; they have not started yet."""
+    section = config.rollout
+    role = actor_class(
+        roles.RolloutRole,
+        cpus=section.threads_per_worker,
+        gpus=section.gpus_per_worker,
+        threads=section.threads_per_worker,
+        env=vllm_env(section.gpus_per_worker),
+    )
+    return [role.remote(config, model, index) for index in range(section.num_workers)]
+
+
+def _reward_server(config: RunConfig, model: str) -> RewardServer:
+    """The reward server of one run, not yet deployed. The driver bounds the groups on their way; none is refused."""
+    section = config.reward_model.model_copy(update={"model": model})
+    name = f"pgrpo-{config.run.name}-{os.getpid()}-{time.time_ns():x}"
+    version = folder_version(Path(model)) if Path(model).is_dir() else ""
+    return RewardServer(name, section, version, reward_env(section), drain_s=0.0)
+
+
+def reward_env(section: RewardModelSection) -> dict[str, str]:
+    """Return the environment of a reward server's replica."""
+    return environment(section.threads, vllm_env(section.gpus) if section.backend == "vllm" else {})
+
+
+def spawn_pools(config: RunConfig, sandbox_kind: str, problems: Any) -> ExecutionPools:
     """One pool a node; `problems` is a reference. It takes the node's resource `sandbox` and no CPU: what its programs
     use, Ray does not account for. Every group that it is given has a thread at once, so that its deadline begins and
     its programs are counted: as many as its queue admits, and as many again from pools that fail."""
@@ -186,7 +188,7 @@ def _spawn_pools(config: RunConfig, sandbox_kind: str, problems: Any) -> Executi
     fetch, pools = partial(_fetch, problems, startup_s), {}
     for node in sandbox_nodes(config):
         name = f"execution pool on {node.address} ({node.id[:6]})"
-        pools[name] = _actor(
+        pools[name] = actor_class(
             roles.ExecutionRole,
             cpus=0,
             threads=1,
@@ -212,38 +214,20 @@ def _on(node_id: str) -> NodeAffinitySchedulingStrategy:
     return NodeAffinitySchedulingStrategy(node_id, soft=False)
 
 
-def _node_address(_: Any) -> str:
-    return ray.util.get_node_ip_address()
-
-
-_VLLM_ENV = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine lives in the actor's own process
-    "VLLM_LOGGING_LEVEL": "ERROR",
-    "VLLM_NO_USAGE_STATS": "1",
-}
-_VLLM_CPU_ENV = {"TORCHDYNAMO_DISABLE": "1"}  # else one tiny function is compiled for 20 s; no speed is lost
-
-
-def _actor(
-    role: type, *, cpus: float, threads: int, gpus: float = 0, env: dict[str, str] | None = None, **options: Any
-) -> Any:
-    """An actor class with its resources; `options` are Ray's own. `threads` is set before any library reads it."""
-    variables = {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false", **(env or {})}
-    return ray.remote(num_cpus=cpus, num_gpus=gpus, runtime_env={"env_vars": variables}, **options)(role)
-
-
 def _cpus_wanted(config: RunConfig) -> int:
     return (
-        config.reward_model.threads
+        config.reward_model.replicas * config.reward_model.threads
         + config.rollout.num_workers * config.rollout.threads_per_worker
         + config.learner.num_ranks * config.learner.threads_per_rank
     )
 
 
-def _stop(actors: Fleet) -> None:
+def stop(actors: Fleet, *, cluster_ends: bool = False) -> None:
     """Free containers, then kill every actor; a role that is dead already is what we want."""
     if actors.pools is not None:
         with contextlib.suppress(RayError):
             actors.pools.close(CLOSE_TIMEOUT_S)
     for actor in actors.all():
         ray.kill(actor)
+    if actors.reward_server is not None:
+        actors.reward_server.close(cluster_ends=cluster_ends)

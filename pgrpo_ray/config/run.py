@@ -121,19 +121,38 @@ class SandboxSection(Section):
 
 
 class RewardModelSection(Section):
-    """The Bradley-Terry model that scores reasoning."""
+    """The Bradley-Terry model that scores reasoning, and the server that holds it."""
 
     model: str = STARTER
     """`starter`, a folder or a hub name of a sequence classification model with one label."""
+    backend: Literal["transformers", "vllm"] = "transformers"
+    """What runs the model. Both give the same scores (docs/reward-server.md); on CPU vLLM is no faster."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    score_map: Literal["sigmoid"] = "sigmoid"
-    """From the scalar to [0, 1]. The paper leaves the map open; the sigmoid is ours."""
+    score_map: Literal["sigmoid", "clipped_linear", "softsign"] = "sigmoid"
+    """From the scalar to [0, 1]; see `reward_model.score_maps`. The paper leaves the map open; these are ours."""
+    score_temperature: float | None = Field(None, gt=0)
+    """Divides the raw score before the map. None: the model's own calibration."""
+    score_offset: float | None = None
+    """The raw score that the map makes 1/2. None: the model's own calibration."""
     batch_size: int = Field(16, ge=1)
     """Reasonings per forward pass, sorted by length."""
+    gather: int = Field(64, ge=1)
+    """Reasonings of requests that wait at the same time are sorted and scored together, about this many at a time."""
+    gather_wait_ms: float = Field(5, ge=0)
+    """How long the first group of a training run waits for others, milliseconds. Over HTTP nobody waits for others."""
     max_length_tokens: int = Field(2048, ge=16)
-    """Longer inputs lose the beginning of the reasoning, tokens."""
+    """Longer inputs lose the beginning of the reasoning, tokens. The model's own limit holds where it is lower."""
+    replicas: int = Field(1, ge=1)
+    """Processes that each hold the model."""
+    deadline_s: float = Field(600, gt=0)
+    """For the passers of one group in a training run, queueing included; those without a score by then are dropped
+    with `thinking_error`. Seconds."""
+    kv_cache_mib: int | None = Field(None, ge=16)
+    """Of the vLLM backend, per replica, MiB. None: vLLM's own choice."""
     gpus: float = Field(0, ge=0, le=1)
+    """Of each replica."""
     threads: int = Field(1, ge=1)
+    """CPU threads of each replica."""
 
 
 class AlgoSection(Section):
@@ -211,8 +230,8 @@ class StarterSection(Section):
     seed: int = Field(0, ge=0, lt=2**31)
     sft_steps: int = Field(1000, ge=1)
     """Steps of the policy's supervised warm start."""
-    reward_model_steps: int = Field(400, ge=1)
-    """Steps of Bradley-Terry training."""
+    reward_model_steps: int = Field(1500, ge=1)
+    """Steps of the reward model's training: about three in four to find planted mistakes, the others on pairs."""
     train_problems: int = Field(4096, ge=16)
     heldout_problems: int = Field(512, ge=16)
     threads: int = Field(2, ge=1)
@@ -239,7 +258,7 @@ class RunConfig(ConfigTree):
     def gpus(self) -> float:
         """GPUs of all roles together."""
         return (
-            self.reward_model.gpus
+            self.reward_model.replicas * self.reward_model.gpus
             + self.rollout.num_workers * self.rollout.gpus_per_worker
             + self.learner.num_ranks * self.learner.gpus_per_rank
         )
@@ -280,6 +299,13 @@ class RunConfig(ConfigTree):
                 f"({self.cluster.stage_timeout_s:g}): else one group of slow programs ends the run instead of being "
                 "left unscored. Lower the one or raise the other.",
                 path="sandbox.deadline_s",
+            )
+        if self.reward_model.deadline_s >= self.cluster.stage_timeout_s:
+            raise ConfigError(
+                f"reward_model.deadline_s ({self.reward_model.deadline_s:g}) must be less than cluster.stage_timeout_s "
+                f"({self.cluster.stage_timeout_s:g}): else a slow reward server ends the run instead of leaving a "
+                "group unscored. Lower the one or raise the other.",
+                path="reward_model.deadline_s",
             )
         if self.cluster.address != "local" and self.sandbox.backend == "process":
             raise ConfigError(

@@ -19,6 +19,7 @@ from rich.console import Console
 from pgrpo_ray.actors import waits
 from pgrpo_ray.actors.pools import CONTROL, ExecutionPools
 from pgrpo_ray.actors.roles import RecorderRole
+from pgrpo_ray.actors.scoring import GroupScorer
 from pgrpo_ray.actors.spawn import Fleet
 from pgrpo_ray.config import parse
 from pgrpo_ray.data import arrow
@@ -123,7 +124,8 @@ class Ledger:
 
 
 class ScriptedReward:
-    def score(self, rollouts, verdicts):
+    def score(self, rollouts, verdicts, statement, timeout_s):
+        assert statement == "?"
         passed = [row for row, verdict in enumerate(verdicts["verdict"].to_pylist()) if verdict == Verdict.PASSED]
         return thinking_table(rollouts.num_rows, dict.fromkeys(passed, 0.5))
 
@@ -194,6 +196,7 @@ def make_driver(tmp_path):
         )
         problems = [Problem(f"p{n}", "?", TestStyle.CALL, (CallCase([], 1),), "f") for n in range(2 * prompts)]
         held = [Problem(f"h{n}", "?", TestStyle.CALL, (CallCase([], 1),), "f") for n in range(heldout)]
+        reward = remote(ScriptedReward)
         fleet = Fleet(
             pools=WatchedPools(
                 {"execution pool": remote(ScriptedExecution, execution, ledger)}
@@ -201,21 +204,21 @@ def make_driver(tmp_path):
                 queue,
                 *((1.0, 1.0) if execution == "hangs" else (20.0,)),
             ),
-            reward=remote(ScriptedReward),
+            reward=GroupScorer(reward.score.remote, 20.0),
             recorder=remote(RecorderRole),
             rollout=[remote(ScriptedRollout, rollout, ledger) for _ in range(2)],
             learner=[remote(ScriptedLearner, rank, learner) for rank in range(2)],
         )
         log = RunLog(config)
-        opened.append((log, fleet))
+        opened.append((log, fleet, reward))
         encoded = {problem.id: (1, 2, 3) for problem in problems + held}
         display = Display(Console(file=io.StringIO()))
         return Driver(config, problems, held, encoded, fleet, log, display), fleet, log
 
     yield make
-    for log, fleet in opened:
+    for log, fleet, reward in opened:
         log.close()
-        for actor in fleet.all():
+        for actor in (*fleet.all(), reward):
             ray.kill(actor)
 
 

@@ -16,7 +16,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from pgrpo_ray.actors.pools import RESOURCE, sandbox_nodes
-from pgrpo_ray.actors.spawn import _spawn_pools
+from pgrpo_ray.actors.spawn import spawn_pools
 from pgrpo_ray.config import parse
 from pgrpo_ray.types import CallCase, Problem, TestStyle
 
@@ -54,7 +54,7 @@ def make_pools(cluster):
     opened, problems = [], ray.put([PROBLEM])
 
     def make(placement="anywhere", **seconds):
-        pools = _spawn_pools(config(placement, **seconds), "process", problems)
+        pools = spawn_pools(config(placement, **seconds), "process", problems)
         opened.append(pools)
         ray.get([actor.start.remote() for actor in pools.actors], timeout=60)
         return pools

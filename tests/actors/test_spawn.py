@@ -11,7 +11,7 @@ from ray.cluster_utils import Cluster
 from pgrpo_ray.actors import pool_metrics, spawn
 from pgrpo_ray.actors.pools import RESOURCE
 from pgrpo_ray.actors.roles import ExecutionRole
-from pgrpo_ray.actors.spawn import _spawn_pools, ray_session
+from pgrpo_ray.actors.spawn import ray_session, spawn_pools
 from pgrpo_ray.config import parse
 from pgrpo_ray.errors import EnvironmentFault
 from pgrpo_ray.types import Problem, StdinCase, TestStyle
@@ -110,7 +110,7 @@ def test_local_mode_offers_the_resource_itself_and_judges_in_containers(docker_e
     config = parse({"sandbox": {"slots": 1}})
     with ray_session(config):
         problems = ray.put([ECHO])
-        pools = _spawn_pools(config, "docker", problems)
+        pools = spawn_pools(config, "docker", problems)
         try:
             judging = pools.judge(ray.put(rollout_table("echo", programs)))
             assert pools.answer(judging, 60)["verdict"].to_pylist() == ["passed", "wrong_answer", None, "time_limit"]

@@ -82,9 +82,16 @@ def finished(docker_engine, tiny_section, starter_cache, tiny_starter, tmp_path_
         requests = [PromptRequest(problem.id, prompts[problem.id], 0) for problem in problems.heldout[:8]]
         stream = actors.rollout[0].generate.options(num_returns="streaming").remote(requests, 1, 0.0)
         greedy = [ray.get(ref) for ref in stream]
-        processes = [ray.get(actor.__ray_call__.remote(lambda _: os.getpid())) for actor in actors.all()]
+        members = [*actors.all(), *reward_replicas()]
+        processes = [ray.get(actor.__ray_call__.remote(lambda _: os.getpid())) for actor in members]
         containers = our_containers()
     return Finished(config, result, log.folder, tiny_starter.policy, greedy, processes, containers)
+
+
+def reward_replicas() -> list[ray.actor.ActorHandle]:
+    """Actors of the reward server's deployment, which Ray Serve owns."""
+    named = ray.util.list_named_actors(all_namespaces=True)
+    return [ray.get_actor(**actor) for actor in named if "#reward#" in actor["name"]]
 
 
 def our_containers() -> list[str]:
@@ -149,6 +156,7 @@ def test_rollout_files_hold_every_rollout_and_consistent_rewards(finished):
     for step in (1, 2):
         table = arrow.read_ipc(finished.folder / "rollouts" / f"step-{step:06d}.arrow")
         assert table.schema.equals(arrow.BATCH_SCHEMA)
+        assert table.schema.metadata[b"reward_model_version"].startswith(b"sha256:")
         assert table.num_rows == 12 * 8
         for row in table.to_pylist():
             assert len(row["response_ids"]) == len(row["rollout_logprobs"]) > 0

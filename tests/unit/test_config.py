@@ -57,6 +57,7 @@ def test_wrong_trees_are_refused_with_path_and_help(tree, path, words):
         (["starter.train_problems=16"], "rollout.prompts_per_step"),
         (["cluster.address=auto", "sandbox.backend=process"], "sandbox.backend"),
         (["sandbox.deadline_s=1800"], "sandbox.deadline_s"),
+        (["reward_model.deadline_s=1800"], "reward_model.deadline_s"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(overrides, path):

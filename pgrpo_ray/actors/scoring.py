@@ -1,0 +1,90 @@
+"""The thinking scores of groups, as the driver asks for them.
+
+`score` hands a judged group to the reward server and returns at once; the driver waits for `Scoring.ref` among its
+other references and takes the table with `answer`. A group whose replica died is asked for again while its deadline
+lasts; after it, its passers carry the first cause as an error. So every group is answered. A group without passers is
+answered here: the gate is closed and nobody needs to be asked.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayError
+from ray.serve.exceptions import RayServeException
+
+from pgrpo_ray.actors import waits
+from pgrpo_ray.data.scalars import thinking_table
+from pgrpo_ray.types import Verdict
+
+
+@dataclass(eq=False)
+class Scoring:
+    """A group that is being scored. References only, until it is done."""
+
+    rollouts: Any
+    """The ROLLOUT table."""
+    verdicts: Any
+    """The VERDICT table."""
+    statement: str
+    """The problem's, as the reward model reads it (no chat template)."""
+    passed: list[bool]
+    """Of each rollout."""
+    deadline: float
+    """After it the group is not asked for again, monotonic seconds."""
+    ref: Any = None
+    """Of the THINKING table; None once `table` is there."""
+    table: Any = None
+    cause: str = ""
+    """The first failure; empty while there is none."""
+
+
+class GroupScorer:
+    """The driver's handle of the reward server. For one thread."""
+
+    def __init__(self, ask: Callable[[Any, Any, str, float], Any], deadline_s: float):
+        """`ask` is `RewardServer.ask_group` or has its shape; `deadline_s` bounds the scoring of one group."""
+        self._ask = ask
+        self._deadline_s = deadline_s
+        self.version = ""
+        """Of the reward model, for the record; set by who starts the server."""
+
+    def score(self, rollouts: Any, verdicts: Any, scalars: Any, statement: str) -> Scoring:
+        """Have a judged group scored: references of its tables, and its scalar table. All is in when `ref` is None."""
+        passed = [verdict == Verdict.PASSED for verdict in scalars["verdict"].to_pylist()]
+        scoring = Scoring(rollouts, verdicts, statement, passed, time.monotonic() + self._deadline_s)
+        if any(passed):
+            self._submit(scoring)
+        else:
+            scoring.table = thinking_table(len(passed), {})
+        return scoring
+
+    def answer(self, scoring: Scoring, timeout_s: float) -> Any:
+        """Return the THINKING table of a group that is ready, or None where it is asked for again (`ref` is new).
+
+        Raises the rollout worker's error where the group came broken, and `StageError` for a defect of the server's.
+        """
+        try:
+            scoring.table, scoring.ref = ray.get(scoring.ref, timeout=timeout_s), None
+        except RayActorError as error:
+            scoring.cause = scoring.cause or str(waits.explain(error, "reward server", timeout_s))
+            self._submit(scoring)
+        except RayError as error:
+            raise waits.explain(error, "reward server", timeout_s) from error
+        return scoring.table
+
+    def _submit(self, scoring: Scoring) -> None:
+        """Ask, or give up with the first cause."""
+        scoring.ref = None
+        left = scoring.deadline - time.monotonic()
+        if left > 0:
+            try:
+                scoring.ref = self._ask(scoring.rollouts, scoring.verdicts, scoring.statement, left)
+                return
+            except (RayActorError, RayServeException, TimeoutError) as error:
+                scoring.cause = scoring.cause or f"reward server: {type(error).__name__}: {error}"
+        rows = [row for row, passed in enumerate(scoring.passed) if passed]
+        cause = scoring.cause or f"reward server: no score within {self._deadline_s:g} s."
+        scoring.table = thinking_table(len(scoring.passed), {}, dict.fromkeys(rows, cause))
