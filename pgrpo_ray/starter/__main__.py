@@ -40,19 +40,31 @@ def build_policy(folder: Path, section: StarterSection) -> dict[str, Any]:
 
 
 def build_reward_model(folder: Path, section: StarterSection) -> dict[str, Any]:
-    """Train a reward model on top of the policy into `folder/reward_model`; return figures for the report."""
+    """Train a reward model on top of the policy into `folder/reward_model`; return figures for the report.
+
+    First it learns to proofread, then to prefer.
+    """
     from pgrpo_ray.reward_model.model import untrained
     from pgrpo_ray.reward_model.train import Recipe, pair_accuracy, train
+    from pgrpo_ray.starter import proofreading
     from pgrpo_ray.starter.pairs import make_pairs
 
-    recipe = Recipe(steps=section.reward_model_steps, seed=section.seed)
+    steps = section.reward_model_steps
+    first = int(steps * proofreading.SHARE_FRAC)
+    recipe = Recipe(steps=steps - first, learning_rate=proofreading.PREFERENCE_LEARNING_RATE, seed=section.seed)
     exercises = read_jsonl(folder / "warmup.jsonl")
-    pairs = make_pairs(exercises, section.reward_model_steps * recipe.batch_pairs, section.seed)
     model = untrained(folder / "policy", seed=section.seed)
-    loss = train(model, pairs, recipe, _progress)
+    report: dict[str, Any] = {}
+    if first:
+        proofs = proofreading.make_proofs(model, exercises, first * proofreading.BATCH_SIZE, section.seed)
+        report["rm_proofreading_loss"] = proofreading.train(
+            model, proofs, first, section.seed, lambda done: _progress(done * first / steps)
+        )
+    pairs = make_pairs(exercises, recipe.steps * recipe.batch_pairs, section.seed)
+    report["rm_loss"] = train(model, pairs, recipe, lambda done: _progress((first + done * recipe.steps) / steps))
     model.save(folder / "reward_model")
     heldout = make_pairs(read_jsonl(folder / "heldout.jsonl"), 1000, section.seed + 1)
-    return {"rm_loss": loss, "rm_pair_accuracy": pair_accuracy(model, heldout)}
+    return report | {"rm_pair_accuracy": pair_accuracy(model, heldout)}
 
 
 PARTS = {"policy": build_policy, "reward_model": build_reward_model}

@@ -31,7 +31,11 @@ WARMUP_PROBLEMS = 12000
 """Problems for the warm start and the reward model, apart from the held-out ones."""
 PARTS = ("policy", "reward_model")
 _LIBRARIES = ("torch", "transformers", "tokenizers")
-_SOURCES = ("starter", "reward_model")
+_SOURCES = (
+    *("starter/*.py", "reward_model/calibration.py", "reward_model/model.py", "reward_model/train.py"),
+    "algo/preferences.py",
+)
+"""What decides the artifacts, not what is done with them: another judge or server makes no other starter."""
 _LOG_TAIL = 2000
 
 
@@ -94,7 +98,7 @@ def content_key(section: StarterSection) -> str:
     """
     digest = hashlib.sha256(section.model_dump_json(exclude={"threads"}).encode())
     root = Path(pgrpo_ray.__file__).parent
-    for source in sorted(path for part in _SOURCES for path in (root / part).glob("*.py")):
+    for source in sorted(path for pattern in _SOURCES for path in root.glob(pattern)):
         digest.update(f"\0{source.relative_to(root)}\0".encode() + source.read_bytes())
     for library in _LIBRARIES:
         digest.update(f"\0{library}=={importlib.metadata.version(library)}".encode())
