@@ -21,10 +21,22 @@ LEVEL = (
 SEES = {"starter": {"reward_model"}}
 """Parts do not see each other, except `data`, which all may, and the starter, which trains a reward model."""
 ONLY_IN = {
-    "vllm": {"rollout/vllm_engine.py"},
+    "vllm": {"reward_model/vllm_pooling.py", "rollout/vllm_engine.py"},
     "deepspeed": {"learner/zero3.py"},
     "docker": {"sandbox/docker_runner.py"},
-    "ray": {"actors/pool_metrics.py", "actors/pools.py", "actors/spawn.py", "actors/waits.py"},
+    "openai": {"chat/endpoint.py"},
+    "ray": {
+        "actors/chat_workers.py",
+        "actors/cluster.py",
+        "actors/pool_metrics.py",
+        "actors/pools.py",
+        "actors/reward_server.py",
+        "actors/rm_training.py",
+        "actors/sampling.py",
+        "actors/scoring.py",
+        "actors/spawn.py",
+        "actors/waits.py",
+    },
 }
 
 

@@ -1,0 +1,305 @@
+"""`pgrpo lcb-rb score` and `agree`: how well a reward model, an LLM judge and trivial baselines order pairs.
+
+Everything is scored on the same pairs. What could not be scored (a judge's answer that cannot be read) is a tie, as
+somebody who cannot tell would toss a coin; it is counted beside the accuracy.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from pgrpo_ray.config import STARTER, StarterSection
+from pgrpo_ray.config.lcb_rb import JudgeSection, ScoreConfig, ScoringSection
+from pgrpo_ray.errors import DataError, EnvironmentFault, ModelError
+from pgrpo_ray.interrupts import interruptible
+from pgrpo_ray.jobs.judges import AnswerBook
+from pgrpo_ray.reward_model import judging
+from pgrpo_ray.reward_model.judging import Question
+from pgrpo_ray.reward_model.lcb_rb import schema, statistics
+from pgrpo_ray.reward_model.lcb_rb.schema import UNPARSED, ScoredPair
+from pgrpo_ray.reward_model.lcb_rb.statistics import LENGTH_BUCKETS, Estimate
+
+REWARD_MODEL = "reward model"
+"""What the report calls it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Outcomes of one way of ordering, one per pair."""
+
+    outcomes: tuple[float, ...]
+    facts: dict[str, Any]
+    """More about it, for the report."""
+
+
+def score(
+    file: Path,
+    reward_model: str | None,
+    judge: JudgeSection | None,
+    config: ScoreConfig,
+    baselines: bool,
+    out: Path,
+    console: Console,
+) -> dict[str, Any]:
+    """Score the pairs of `file`, write the report to `out`, print it, and return it. Raises the project's errors."""
+    scoring, starter = config.scoring, config.starter
+    pairs = schema.read_scored_pairs(file)
+    prompt = judging.load_prompt(judging.PREFERENCE, judge.preference_prompt) if judge else None
+    check_out(out)
+    scored: dict[str, Scored] = {}
+    with interruptible():
+        if reward_model == STARTER:
+            reward_model = str(make_starter(starter, console).reward_model)
+        if reward_model is not None:
+            scored[REWARD_MODEL] = by_reward_model(pairs, reward_model, scoring, console)
+        if judge is not None and prompt is not None:
+            if judge.needs_starter:
+                judge = judge.with_starter(make_starter(starter, console).policy)
+            book = AnswerBook(out.with_name(f"{out.name}.answers.jsonl"))
+            scored["judge"] = _by_judge(pairs, judge, prompt, book, scoring.seed, console)
+    if baselines or not scored:
+        scored |= {
+            name: Scored(tuple(order(pair.chosen, pair.rejected) for pair in pairs), {})
+            for name, order in statistics.BASELINES.items()
+        }
+    report = {"file": str(file), "num_pairs": len(pairs)} | summarise(pairs, scored, scoring.seed)
+    write_json(out, report)
+    print_report(report, console)
+    console.print(escape(f"report: {out}"), highlight=False, soft_wrap=True)
+    return report
+
+
+def make_starter(section: StarterSection, console: Console) -> Any:
+    """Return the paths of the starter's artifacts, which are made where they are not in the cache."""
+    from pgrpo_ray import preflight
+    from pgrpo_ray.starter.artifacts import ensure_starter
+
+    with console.status("making the starter") as status:
+        return ensure_starter(
+            section,
+            preflight.cache_folder(),
+            lambda part, done: status.update(f"making the starter's {part.replace('_', ' ')}: {100 * done:.0f} %"),
+        )
+
+
+def by_reward_model(pairs: Sequence[ScoredPair], model: str, scoring: ScoringSection, console: Console) -> Scored:
+    """Order pairs by a reward model's raw score. Raises `ModelError` for a model that cannot score."""
+    items = [(pair.prompt, text) for pair in pairs for text in (pair.chosen, pair.rejected)]
+    raw = raw_scores(items, model, scoring, console)
+    outcomes = tuple(statistics.outcome(raw[at], raw[at + 1]) for at in range(0, len(raw), 2))
+    margins = [raw[at] - raw[at + 1] for at in range(0, len(raw), 2)]
+    facts = {
+        "model": model,
+        "ties": sum(one == 0.5 for one in outcomes),
+        "mean_margin": sum(margins) / len(margins),
+        "dtype": scoring.dtype,
+        "max_length_tokens": scoring.max_length_tokens,
+    }
+    return Scored(outcomes, facts)
+
+
+def raw_scores(items: Sequence[tuple[str, str]], model: str, scoring: ScoringSection, console: Console) -> list[float]:
+    """Return a reward model's raw score of each (prompt, reasoning). Raises `ModelError` when one is no number."""
+    from pgrpo_ray import preflight
+
+    preflight.model_facts(model, "--reward-model", role="reward")
+    import torch
+
+    from pgrpo_ray.reward_model import train
+    from pgrpo_ray.reward_model.model import load
+
+    if scoring.device == "cuda" and not torch.cuda.is_available():
+        raise ModelError("--device cuda: torch sees no GPU. Leave it out to score on the CPU.")
+    torch.set_num_threads(scoring.threads)
+    loaded = load(model, scoring.dtype, scoring.device)
+    with console.status(f"scoring {len(items)} texts"):
+        raw = train.raw_scores(loaded, items, scoring.batch_size, scoring.max_length_tokens)
+    broken = [number for number, value in enumerate(raw) if not math.isfinite(value)]
+    if broken:
+        raise ModelError(
+            f"--reward-model {model} gave no number for {len(broken)} of {len(raw)} texts. Check its weights, or use "
+            "--dtype float32."
+        )
+    return raw
+
+
+def _by_judge(
+    pairs: Sequence[ScoredPair],
+    section: JudgeSection,
+    prompt: judging.JudgePrompt,
+    book: AnswerBook,
+    seed: int,
+    console: Console,
+) -> Scored:
+    """Ask an LLM in both presentation orders; where the orders differ or cannot be read, it is a tie."""
+    from pgrpo_ray.actors.chat import open_chat_model
+    from pgrpo_ray.reward_model.lcb_rb.agreement import agreement
+
+    questions = [Question(str(at), pair.prompt, pair.chosen, pair.rejected) for at, pair in enumerate(pairs)]
+    with open_chat_model(section.chat) as model, console.status(f"asking {escape(model.name)} in both orders"):
+        answers = book.ask(model, section, prompt, questions, seed)
+        name = model.name
+    if answers.unanswered:
+        first = next(iter(answers.unanswered.values()))
+        raise EnvironmentFault(
+            f"the judge {name!r} gave no answer about {len(answers.unanswered)} of {len(pairs)} pairs; the first "
+            f"error: {first!r}. Its other answers are kept: run the same command again to ask for these alone."
+        )
+    read = [
+        [judging.parse_preference(text, order) for order, text in enumerate(answers.texts[question.id])]
+        for question in questions
+    ]
+    outcomes = [judging.preference_outcome(two) for two in read]
+    both = [two for two, result in zip(read, outcomes, strict=True) if result is not None]
+    kappa = agreement(*([str(two[order]) for two in both] for order in range(judging.NUM_ORDERS)), seed=seed)
+    facts = {
+        "model": name,
+        "prompt_hash": prompt.hash,
+        "answers_unparsed": sum(answer is None for two in read for answer in two),
+        "ties": sum(result in (None, 0.5) for result in outcomes),
+        "position_bias_rate": sum(one != two for one, two in both) / len(both) if both else None,
+        # In order 0 the chosen side stands first, in order 1 the rejected one.
+        "first_preferred_frac": sum(bool(one) + (not two) for one, two in both) / (2 * len(both)) if both else None,
+        "agreement_between_orders": kappa.to_json() if kappa else None,
+        "cost": section.chat.cost(answers.prompt_tokens, answers.completion_tokens),
+    }
+    return Scored(tuple(0.5 if result is None else result for result in outcomes), facts)
+
+
+def summarise(pairs: Sequence[ScoredPair], scored: Mapping[str, Scored], seed: int) -> dict[str, Any]:
+    """Return accuracies with intervals, whole and by bucket, and the difference to the best length baseline."""
+    groups = [pair.group for pair in pairs]
+    buckets = {
+        "difficulty": [pair.difficulty for pair in pairs],
+        "subset": [pair.subset for pair in pairs],
+        "length": [statistics.length_bucket(pair.chosen, pair.rejected) for pair in pairs],
+    }
+    results = {}
+    for name, one in scored.items():
+        results[name] = {"accuracy": statistics.estimate(one.outcomes, groups, seed).to_json(), **one.facts}
+        for kind, names in buckets.items():
+            if any(names):
+                found = statistics.by_bucket(one.outcomes, groups, names, seed)
+                results[name][f"by_{kind}"] = {bucket: found[bucket].to_json() for bucket in _ordered(kind, found)}
+    lengths = [name for name in ("longer wins", "shorter wins") if name in scored]
+    compared = {}
+    if lengths:
+        best = max(lengths, key=lambda name: results[name]["accuracy"]["value"])
+        for name in (REWARD_MODEL, "judge"):
+            if name in scored:
+                found = statistics.difference(scored[name].outcomes, scored[best].outcomes, groups, seed)
+                compared[name] = {"baseline": best, **found.to_json()}
+    return {
+        "num_problems": len(set(groups)),
+        "seed": seed,
+        "results": results,
+        "minus_best_length_baseline": compared,
+    }
+
+
+def _ordered(kind: str, found: Mapping[str, Estimate]) -> list[str]:
+    order = LENGTH_BUCKETS if kind == "length" else ("easy", "medium", "hard")
+    return sorted(found, key=lambda name: (order.index(name) if name in order else len(order), name))
+
+
+def print_report(report: Mapping[str, Any], console: Console) -> None:
+    """Print accuracies as tables."""
+    results = report["results"]
+    table = Table("", "pair accuracy %", "95 % interval")
+    table.title = f"{report['num_pairs']} pairs of {report['num_problems']} problems"
+    for name, one in results.items():
+        if "model" in one:
+            console.print(f"{name}: {escape(str(one['model']))}", highlight=False, soft_wrap=True)
+    for name, one in results.items():
+        table.add_row(name, *_cells(one["accuracy"]))
+    console.print(table)
+    for kind in ("difficulty", "subset", "length"):
+        shown = {name: one[f"by_{kind}"] for name, one in results.items() if f"by_{kind}" in one}
+        if not shown:
+            continue
+        what = "chosen side is" if kind == "length" else kind
+        table = Table(what, "pairs", *shown)
+        for bucket, first in next(iter(shown.values())).items():
+            cells = [" ".join(_cells(one[bucket])) for one in shown.values()]
+            table.add_row(escape(bucket) or "unknown", str(first["num_pairs"]), *cells)
+        console.print(table)
+    for name, one in report["minus_best_length_baseline"].items():
+        value, interval = _cells(one)
+        console.print(
+            f"{name} minus `{one['baseline']}`: {value} points {interval}, on the same pairs", highlight=False
+        )
+
+
+def _cells(one: Mapping[str, Any]) -> tuple[str, str]:
+    value = f"{100 * one['value']:.1f}"
+    return value, "" if one["low"] is None else f"[{100 * one['low']:.1f}, {100 * one['high']:.1f}]".replace("[", "\\[")
+
+
+def agree(files: Sequence[Path], human: Path | None, seed: int, out: Path | None, console: Console) -> dict[str, Any]:
+    """Compare the decisions of judges (files of pairs or candidates) and a person, two by two; print and return them.
+
+    An `unparsed` candidate was not decided and is left out. Raises `DataError` where two raters share no pair.
+    """
+    from pgrpo_ray.reward_model.lcb_rb.agreement import compare, read_decisions
+
+    raters: dict[str, dict[str, str]] = {}
+    for file in files:
+        raters[str(file)] = {pair.id: pair.decision for pair in schema.read_pairs(file) if pair.decision != UNPARSED}
+    if human is not None:
+        raters[str(human)] = read_decisions(human)
+    if len(raters) < 2:
+        raise DataError("is the only rater. Give a second file, or a person's decisions with --human.", str(files[0]))
+    names = list(raters)
+    if out is not None:
+        check_out(out)
+    found = []
+    table = Table()
+    for name in ("first", "second", "both rated", "agree", "kappa", "95 % interval"):
+        table.add_column(name, overflow="fold")
+    for at, first in enumerate(names):
+        for second in names[at + 1 :]:
+            one = compare(raters[first], raters[second], seed)
+            if one is None:
+                raise DataError(f"shares no pair with {first}. Were they made of the same samples and seed?", second)
+            found.append({"first": first, "second": second, **one.to_json()})
+            kappa = "not defined" if one.kappa is None else f"{one.kappa:.3f}"
+            interval = "" if one.low is None else f"\\[{one.low:.3f}, {one.high:.3f}]"
+            cells = (str(one.num_items), f"{100 * one.agreement_frac:.1f} %", kappa, interval)
+            table.add_row(escape(first), escape(second), *cells)
+    console.print(table)
+    if any(one["kappa"] is None for one in found):
+        console.print("kappa is not defined where both always say the same one word: compare files of candidates.")
+    report = {"agreement": found}
+    if out is not None:
+        write_json(out, report)
+    return report
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a report, whole or not at all. Raises `EnvironmentFault`."""
+    draft = path.with_name(f".{path.name}.tmp")
+    try:
+        draft.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        draft.replace(path)
+    except OSError as error:
+        raise EnvironmentFault(f"--out {path}: cannot be written: {error.strerror}. Name another file.") from error
+
+
+def check_out(out: Path) -> None:
+    """Prove that the report can be written before anything expensive. Raises `EnvironmentFault`."""
+    if out.exists() and not out.is_file():
+        raise EnvironmentFault(f"--out {out}: exists and is no regular file. Name a file to write.")
+    draft = out.with_name(f".{out.name}.tmp")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        draft.touch()
+        draft.unlink()
+    except OSError as error:
+        raise EnvironmentFault(f"--out {out}: cannot be written: {error.strerror}. Name another file.") from error
