@@ -93,8 +93,8 @@ def explain_full_disk(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise EnvironmentFault(
-            f"cannot write to {folder}: {error.strerror}. Free space there or name another folder (run.dir in a run; for the "
-            "starter's cache PGRPO_CACHE). What was written before is kept."
+            f"cannot write to {folder}: {error.strerror}. Free space there or name another folder (run.dir in a run; "
+            "for the starter's cache PGRPO_CACHE). What was written before is kept."
         ) from error
 
 
