@@ -231,11 +231,18 @@ class RewardServer:
     def close(self, *, cluster_ends: bool) -> None:
         """Let requests in replicas finish, then end them; and Serve too, where this started it and nobody else uses it.
 
-        `cluster_ends`: Ray itself is about to be shut down by this process, which ends all of that faster.
+        `cluster_ends`: this process is about to shut down its own Ray, so replicas are killed: a worker may outlive Ray
+        by some seconds.
         """
-        if not self._deployed or cluster_ends or not ray.is_initialized():
+        if not self._deployed or not ray.is_initialized():
             return
-        gone = contextlib.suppress(RayError, RayServeException, TimeoutError)  # gone already is what we want
+        gone = contextlib.suppress(RayError, RayServeException, TimeoutError, ValueError)  # gone already is the aim
+        if cluster_ends:  # then nobody else's Serve is here: end all of it, first who would start replicas again
+            with gone:
+                for actor in sorted(ray.util.list_named_actors(all_namespaces=True), key=lambda one: one["name"]):
+                    if actor["namespace"] == "serve":
+                        ray.kill(ray.get_actor(**actor))
+            return
         with gone:
             serve.delete(self.name)
         with gone:
