@@ -266,9 +266,16 @@ class Driver:
                 f"{columns['execution_error'][0]}",
                 stage="execution pool",
             )
+        passed, unscored = columns["verdict"] == Verdict.PASSED, columns["thinking_error"] != ""
+        if passed.any() and unscored[passed].all():  # what is left would teach from failures alone
+            raise StageError(
+                f"reward server: none of the {passed.sum()} rollouts that passed could be scored; the first: "
+                f"{columns['thinking_error'][passed][0]}",
+                stage="reward server",
+            )
         terms = compose(
             format_ok=columns["format_ok"],
-            passed=columns["verdict"] == Verdict.PASSED,
+            passed=passed,
             thinking=columns["thinking_reward"],
             failed=failed,
         )

@@ -22,11 +22,12 @@ from typing import Any
 
 import ray
 from ray import serve
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import DeploymentUnavailableError, RayServeException
 
 from pgrpo_ray.actors import roles
 from pgrpo_ray.actors.gathering import Gathering, Items, late
+from pgrpo_ray.actors.scoring import RETRY_PAUSE_S
 from pgrpo_ray.config import RewardModelSection
 from pgrpo_ray.errors import EnvironmentFault, PgrpoError, StageError, UnavailableError
 
@@ -38,8 +39,6 @@ HEALTH_TIMEOUT_S = 60.0
 """For a replica to answer Serve's look. Ours: the loop of a replica on a busy machine may be late, not dead."""
 POLL_S = 0.1
 """Between two looks at a deployment that starts."""
-RETRY_PAUSE_S = 0.1
-"""After a replica died, for Serve to notice."""
 CALLS_PER_REPLICA = 2
 """Bundles of requests on their way: one that is scored and one that is next, so that no replica waits for work."""
 MAX_CALLS = 4096
@@ -197,16 +196,20 @@ class RewardServer:
     def ask_group(self, rollouts: Any, verdicts: Any, statement: str, timeout_s: float) -> Any:
         """Have a judged group scored, given as references; return the reference of its THINKING table.
 
-        Waits only while no replica is there. Raises Ray's and Serve's errors, and `TimeoutError`.
+        Waits, and its caller with it, while no replica is there. Raises Ray's and Serve's errors, and `TimeoutError`.
         """
         response = self._handle.score_group.remote(rollouts, verdicts, statement, timeout_s)
-        return response._to_object_ref_sync(_timeout_s=timeout_s)
+        try:
+            return response._to_object_ref_sync(_timeout_s=timeout_s)
+        except TimeoutError:
+            response.cancel()  # else Serve would keep it, and the group with it, for a replica that comes later
+            raise
 
     async def score(self, items: Sequence[tuple[str, str]], timeout_s: float) -> tuple[Any, list[Any]]:
         """Return the `ServedModel` and a `Scored` for each (problem prompt, reasoning), in order.
 
-        Raises `UnavailableError` while no replica can be had, `DeadlineError`, and `ModelError` where the model gave
-        no number.
+        Raises `UnavailableError` where no replica came by the deadline, `DeadlineError`, and `ModelError` where the
+        model gave no number.
         """
         return await self._gathering.score(list(items), timeout_s)
 
@@ -224,8 +227,12 @@ class RewardServer:
             except RayTaskError as error:
                 cause = error.cause
                 raise StageError(f"reward server: {type(cause).__name__}: {cause}", "reward server") from error
-            except RayActorError:  # the replica died with it
+            except RayServeException as error:
+                raise UnavailableError(f"the deployment does not answer: {error}") from error
+            except RayError:  # the replica died with it
                 await asyncio.sleep(RETRY_PAUSE_S)
+        if not (await asyncio.to_thread(self.replicas)).get("RUNNING"):
+            raise UnavailableError("no replica runs.")
         raise late(timeout_s, sum(map(len, requests)))
 
     def close(self, *, cluster_ends: bool) -> None:

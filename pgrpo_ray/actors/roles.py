@@ -177,7 +177,7 @@ class RewardRole:
         """
         try:
             scored = self._scorer.assess([item for items in requests for item in items])
-        except (PgrpoError, RuntimeError):  # such as out of memory
+        except Exception:  # such as out of memory; a library may raise anything, and each request shall be answered
             return [self._assess_alone(items) for items in requests]
         answers, start = [], 0
         for items in requests:
@@ -188,7 +188,7 @@ class RewardRole:
     def _assess_alone(self, items: list[tuple[str, str]]) -> Any:
         try:
             return self._checked(self._scorer.assess(items))
-        except (PgrpoError, RuntimeError) as error:
+        except Exception as error:
             return ModelError(
                 f"reward model {self._section.model!r} failed on a request of {len(items)} reasonings: "
                 f"{type(error).__name__}: {error} Lower reward_model.batch_size if memory ran out."

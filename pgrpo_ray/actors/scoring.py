@@ -12,12 +12,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 
 from pgrpo_ray.actors import waits
 from pgrpo_ray.data.scalars import thinking_table
+from pgrpo_ray.errors import StageError
 from pgrpo_ray.types import Verdict
+
+RETRY_PAUSE_S = 0.1
+"""After a replica died, for Serve to notice."""
 
 
 @dataclass(eq=False)
@@ -68,22 +72,33 @@ class GroupScorer:
         """
         try:
             scoring.table, scoring.ref = ray.get(scoring.ref, timeout=timeout_s), None
-        except RayActorError as error:
-            scoring.cause = scoring.cause or str(waits.explain(error, "reward server", timeout_s))
-            self._submit(scoring)
-        except RayError as error:
+        except (RayTaskError, GetTimeoutError) as error:
             raise waits.explain(error, "reward server", timeout_s) from error
+        except RayError as error:  # its replica died, was killed for want of memory, or lost its node
+            scoring.cause = scoring.cause or str(waits.explain(error, "reward server", timeout_s))
+            time.sleep(RETRY_PAUSE_S)
+            self._submit(scoring)
         return scoring.table
 
     def _submit(self, scoring: Scoring) -> None:
-        """Ask, or give up with the first cause."""
+        """Ask, or give up with the first cause.
+
+        Raises `StageError` when a group's whole deadline brought no replica: the next groups would wait as long.
+        """
         scoring.ref = None
         left = scoring.deadline - time.monotonic()
         if left > 0:
             try:
                 scoring.ref = self._ask(scoring.rollouts, scoring.verdicts, scoring.statement, left)
                 return
-            except (RayActorError, RayServeException, TimeoutError) as error:
+            except TimeoutError as error:
+                if not scoring.cause:
+                    raise StageError(
+                        f"reward server: no replica within reward_model.deadline_s={self._deadline_s:g} s. Logs in "
+                        "Ray's session folder say why none starts.",
+                        stage="reward server",
+                    ) from error
+            except (RayActorError, RayServeException) as error:
                 scoring.cause = scoring.cause or f"reward server: {type(error).__name__}: {error}"
         rows = [row for row, passed in enumerate(scoring.passed) if passed]
         cause = scoring.cause or f"reward server: no score within {self._deadline_s:g} s."

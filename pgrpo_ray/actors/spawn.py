@@ -1,7 +1,8 @@
 """Starting and stopping Ray and the roles: resources, environments, rendezvous.
 
 Whoever spawns owns: leaving `fleet` frees containers first, then kills every actor; leaving `ray_session` ends Ray
-where this process started it. Roles start side by side; the first failure ends the start with its cause.
+where this process started it. Roles start side by side; the first failure ends the start with its cause (the reward
+server's is heard after the others').
 """
 
 import contextlib

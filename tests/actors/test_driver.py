@@ -124,9 +124,14 @@ class Ledger:
 
 
 class ScriptedReward:
+    def __init__(self, mood="normal"):
+        self.mood = mood
+
     def score(self, rollouts, verdicts, statement, timeout_s):
         assert statement == "?"
         passed = [row for row, verdict in enumerate(verdicts["verdict"].to_pylist()) if verdict == Verdict.PASSED]
+        if self.mood == "has no scores":
+            return thinking_table(rollouts.num_rows, {}, dict.fromkeys(passed, "no number"))
         return thinking_table(rollouts.num_rows, dict.fromkeys(passed, 0.5))
 
 
@@ -183,7 +188,15 @@ def make_driver(tmp_path):
     opened = []
 
     def make(
-        execution="normal", heldout=0, rollout="normal", learner="normal", prompts=3, queue=4096, ledger=None, beside=()
+        execution="normal",
+        heldout=0,
+        rollout="normal",
+        learner="normal",
+        reward="normal",
+        prompts=3,
+        queue=4096,
+        ledger=None,
+        beside=(),
     ):
         config = parse(
             {
@@ -196,7 +209,7 @@ def make_driver(tmp_path):
         )
         problems = [Problem(f"p{n}", "?", TestStyle.CALL, (CallCase([], 1),), "f") for n in range(2 * prompts)]
         held = [Problem(f"h{n}", "?", TestStyle.CALL, (CallCase([], 1),), "f") for n in range(heldout)]
-        reward = remote(ScriptedReward)
+        reward = remote(ScriptedReward, reward)
         fleet = Fleet(
             pools=WatchedPools(
                 {"execution pool": remote(ScriptedExecution, execution, ledger)}
@@ -313,6 +326,7 @@ def test_when_judging_lags_sampling_waits(make_driver):
         ({"rollout": "loses a rollout"}, "a group of 3 rollouts came, 4 were asked for"),
         ({"rollout": "fails"}, "rollout worker: ZeroDivisionError: no engine"),
         ({"learner": "loses a token"}, "learner: trained on .* tokens"),
+        ({"reward": "has no scores"}, "reward server: none of the 3 rollouts that passed .* no number"),
         ({"learner": "cannot publish"}, "learner: MemoryError: object store is full"),
     ],
 )

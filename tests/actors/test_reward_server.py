@@ -23,7 +23,7 @@ from pgrpo_ray.config import RewardModelSection
 from pgrpo_ray.config.serving import ServerSection
 from pgrpo_ray.data import arrow
 from pgrpo_ray.data.scalars import scalar_table, thinking_table
-from pgrpo_ray.errors import DeadlineError, EnvironmentFault
+from pgrpo_ray.errors import DeadlineError, EnvironmentFault, StageError
 from pgrpo_ray.reward_model.http_api import make_app
 from pgrpo_ray.reward_model.model import RewardModel
 from pgrpo_ray.reward_model.scorer import RewardScorer
@@ -185,6 +185,14 @@ def test_a_group_without_passers_asks_nobody(rollout_table, local_ray):
     scoring = GroupScorer(None, 30.0).score(*group([Verdict.WRONG_ANSWER, None], rollout_table), "?")
     assert scoring.ref is None
     assert scoring.table.to_pylist() == [{"thinking_reward": None, "thinking_error": None}] * 2
+
+
+def test_a_server_without_replicas_ends_the_run_after_one_deadline(rollout_table):
+    def ask(*_):
+        raise TimeoutError
+
+    with pytest.raises(StageError, match="no replica within reward_model.deadline_s=30 s"):
+        GroupScorer(ask, 30.0).score(*group([Verdict.PASSED], rollout_table), "?")
 
 
 class Dying:

@@ -43,6 +43,11 @@ def pool():
         (SUM, READ + "import threading; threading.Thread(target=lambda: print(a + b)).start()", "passed"),
         (SUM, READ + "out = open(1, 'w'); out.write(str(a + b))", "passed"),
         (SUM, "a, b = map(int, open('/dev/stdin').read().split())\nprint(a + b)", "passed"),
+        (
+            SUM,
+            READ + "import sys\nif a == 5: sys.excepthook = None; print(11, flush=True); 1 / 0\nprint(3)",
+            "runtime_error",
+        ),
         (SUM, READ + "open('/dev/stdout', 'w').write(str(a + b))", "passed"),
         (SUM, READ + "import os\nos.closerange(3, 256)\nprint(a + b)", "passed"),
         (SUM, READ + "import os\nos.lseek(0, 0, 2)\nos.write(0, b'5 5')\nos.close(0)\nprint(a + b)", "passed"),

@@ -191,9 +191,10 @@ def run_scripts(job, link, code):
     at, me, limit = 8 * job.count, os.getpid(), job.limits["output_kib"] << 10
     # Copies that programs hardly meet, and what they start does not inherit.
     task, stdin, out, err = (fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 200) for fd in (TASK, WIRE, 1, 2))
-    reserve, status = (resource.getrlimit(resource.RLIMIT_DATA)[1],) * 2, 1
+    reserve = (resource.getrlimit(resource.RLIMIT_DATA)[1],) * 2
     try:
         for size in sizes:
+            status = 1  # of a case that does not come to its end
             fill(stdin, task, at, size)
             at += size
             os.dup2(stdin, 0)
@@ -201,8 +202,7 @@ def run_scripts(job, link, code):
             status = run_script(code, reserve) & 0xFF
             if os.getpid() != me:
                 break
-            report(link, status, out, err, limit)
-            if status and job.stop_early:
+            if not report(link, status, out, err, limit) or (status and job.stop_early):
                 break
             os.dup2(out, 1)
             os.dup2(err, 2)
@@ -225,17 +225,18 @@ def fill(target, source, at, size):
 
 
 def report(link, status, out, err, limit):
-    """State how a case ended and what it printed, then empty its files."""
+    """State how a case ended and what it printed, then empty its files. Return False where it printed too much."""
     out_size, err_size = os.fstat(out).st_size, os.fstat(err).st_size
     if out_size > limit or err_size > limit:
         link.say(b"output_limit")
-    else:
-        tail = os.pread(err, 4096, max(0, err_size - 4096)) if status else b""
-        link.say(b"end", b"%d %d\n" % (status, out_size) + os.pread(out, out_size, 0) + tail)
+        return False
+    tail = os.pread(err, 4096, max(0, err_size - 4096)) if status else b""
+    link.say(b"end", b"%d %d\n" % (status, out_size) + os.pread(out, out_size, 0) + tail)
     if out_size:
         os.ftruncate(out, 0)
     if err_size:
         os.ftruncate(err, 0)
+    return True
 
 
 def open_streams():

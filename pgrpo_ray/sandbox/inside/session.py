@@ -245,10 +245,10 @@ class Session:
                     continue
                 if not streams[fd].read():
                     poll.unregister(fd)
-                if streams[fd].full:
-                    self.stop = self.stop or "output_limit"
                 if streams[fd] in self.nonces:
                     self.listen(streams[fd])
+                if streams[fd].full:
+                    self.stop = self.stop or "output_limit"
 
     def set_deadline(self):
         """Before this moment the present case cannot be over a limit."""
@@ -355,7 +355,7 @@ class Session:
         elif status == "ok" and self.style == "stdin":
             result["output"] = (self.out.data if output is None else output).decode("utf-8", "replace")
         self.results.append(result)
-        if status != "ok" and self.request["stop_early"]:
+        if status != "ok" and (self.request["stop_early"] or (self.several and status == "output_limit")):
             self.stop = self.stop or "enough"
         self.began, self.cpu_mark = now, cpu_s
         self.set_deadline()
