@@ -58,6 +58,9 @@ class EndpointChat:
         )
         self._thread = threading.Thread(target=self._loop.run_forever, name="chat-endpoint", daemon=True)
         self._thread.start()
+        self._lanes = section.concurrency
+        if section.requests_per_minute is not None:  # more would spend their deadlines in waiting for their turns
+            self._lanes = max(1, min(self._lanes, int(section.deadline_s * section.requests_per_minute / 120)))
         self._next_slot = self._held_until = 0.0
         self._held_because = "chat.requests_per_minute holds it back"
         self._failures_in_row = 0
@@ -74,7 +77,7 @@ class EndpointChat:
         waiting, flying = iter(requests), set()
         try:
             while True:
-                while len(flying) < self._section.concurrency and (request := next(waiting, None)) is not None:
+                while len(flying) < self._lanes and (request := next(waiting, None)) is not None:
                     flying.add(asyncio.run_coroutine_threadsafe(self._outcome(request), self._loop))
                 if not flying:
                     return
@@ -230,6 +233,7 @@ def _read(request: ChatRequest, completion: Any) -> ChatAnswer | None:
         text = ""
     if not isinstance(text, str):
         return None
+    text = text.encode("utf-8", "replace").decode()  # half a surrogate pair can be sent as JSON, but not written
     usage = getattr(completion, "usage", None)
     counts = [getattr(usage, key, 0) for key in ("prompt_tokens", "completion_tokens")]
     return ChatAnswer(

@@ -9,7 +9,8 @@
 Everything that can be wrong with config, prompts, problems and model is found before the generator starts. Two passes
 ask it: originals first, then their versions; each answer goes to the work folder at once. The output is then made from
 that folder alone, in the order of the problems, so a job that was stopped twenty times writes the same file as one that
-was not, and other filters need no new answers. Each file is written whole or not at all.
+was not, and other filters need no new answers. A rejected request is no answer: it may be the fault of a setting that
+decides no answer, so it is counted and asked again by the next run. Each file is written whole or not at all.
 """
 
 import contextlib
@@ -47,6 +48,9 @@ from pgrpo_ray.reward_model.pairs import problem_hash, write_rows
 from pgrpo_ray.starter.artifacts import content_key, ensure_starter
 from pgrpo_ray.types import Problem
 
+_MIN_REJECTED = 5
+"""Rejections before any answer, from which on the settings are to blame, however few the lanes (ours)."""
+
 
 @dataclass
 class Tally:
@@ -58,6 +62,8 @@ class Tally:
     """Answers that held none: by stage, then reason."""
     unanswered: Counter[str] = field(default_factory=Counter)
     """Requests that the machinery failed, by stage; the same command asks them again."""
+    rejected: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Records of the requests that this run was told will never be answered, by key."""
     num_not_asked: int = 0
     """Versions that nobody asked for, because there is no original."""
     problem: str = ""
@@ -122,6 +128,8 @@ def _from_model(config: PairsConfig, out: Path, display: Display) -> tuple[dict[
         "max_tokens": recipe.max_tokens,
         "seed": recipe.seed,
     }
+    if chat.backend == "vllm":  # these change what the engine says, or where it is cut
+        decides |= {"dtype": chat.dtype, "max_model_tokens": chat.max_model_tokens}
     work = Path(section.work or f"{out}.work")
     with Ledger(work, decides) as ledger:
         if len(ledger):
@@ -164,14 +172,26 @@ def _ask_all(
         for name, calls in passes:
             missing = sum(call.key(recipe) not in ledger for call in calls())
             display.phase(name, missing)
-            _ask(model, ledger, calls(), recipe, tally, display)
+            _ask(model, ledger, calls(), recipe, tally, chat, display)
+    if tally.rejected and not len(ledger) and not tally.unanswered:
+        raise _all_rejected(tally, chat)
     return tally
 
 
 def _ask(
-    model: ChatModel, ledger: Ledger, calls: Iterable[Call], recipe: Recipe, tally: Tally, display: Display
+    model: ChatModel,
+    ledger: Ledger,
+    calls: Iterable[Call],
+    recipe: Recipe,
+    tally: Tally,
+    chat: ChatSection,
+    display: Display,
 ) -> None:
-    """Put every call that the ledger lacks to the model and keep the answers as they come."""
+    """Put every call that the ledger lacks to the model and keep the answers as they come.
+
+    Raises `ConfigError` when the first outcomes of a work folder are all rejections: no later one would be another.
+    """
+    most_rejected = max(_MIN_REJECTED, chat.concurrency)
     asked: dict[str, Call] = {}
 
     def requests() -> Iterator[Any]:
@@ -198,7 +218,31 @@ def _ask(
             "prompt_tokens": answer.prompt_tokens,
             "completion_tokens": answer.completion_tokens,
         }
-        ledger.append(answer.id, record)
+        if answer.text is not None:
+            ledger.append(answer.id, record)
+            continue
+        tally.rejected[answer.id] = record
+        if not len(ledger) and len(tally.rejected) >= most_rejected:
+            raise _all_rejected(tally, chat)
+
+
+def _all_rejected(tally: Tally, chat: ChatSection) -> ConfigError:
+    """Return the error of a job that got rejections and nothing else, in the words of who rejected."""
+    words = list(tally.rejected.values())[-1]["error"]
+    if chat.backend == "endpoint":
+        path = "chat"
+        fix = (
+            "Try chat.max_tokens_key=max_completion_tokens, chat.send_seed=false, or another pairs.max_tokens or "
+            "pairs.temperature"
+        )
+    else:
+        path = "chat.max_model_tokens"
+        fix = "Raise chat.max_model_tokens, or shorten the prompts (pairs.prompts) or the problems"
+    return ConfigError(
+        f"{chat.label} rejected all of the first {len(tally.rejected)} requests, the last with: {words}. {fix}; then "
+        "run the command again.",
+        path=path,
+    )
 
 
 def _reasoning(ledger: Ledger, key: str) -> str | None:
@@ -216,9 +260,9 @@ def _rows(
 
     def taken(call: Call) -> str | None:
         key = call.key(recipe)
-        if key not in ledger:
+        if key not in ledger and key not in tally.rejected:
             return None  # counted as unanswered when it was asked
-        record = ledger.get(key)
+        record = ledger.get(key) if key in ledger else tally.rejected[key]
         tally.prompt_tokens += record["prompt_tokens"]
         tally.completion_tokens += record["completion_tokens"]
         text, reason = parse_answer(record["text"], record["finish_reason"])
@@ -269,6 +313,7 @@ def _write(
             "failed": failed,
             "unanswered": dict(tally.unanswered),
             "not_asked": tally.num_not_asked,
+            "rejected_because": next((one["error"] for one in reversed(tally.rejected.values())), ""),
         },
         "tokens": {"prompt": tally.prompt_tokens, "completion": tally.completion_tokens},
         "cost": round(chat.cost(tally.prompt_tokens, tally.completion_tokens), 6) if chat else 0.0,

@@ -64,6 +64,13 @@ def show(report: dict[str, Any], console: Console) -> None:
     for kind, count in pairs["by_kind"].items():
         table.add_row(f"  {kind}", f"{count:,}")
     console.print(table)
+    if because := calls["rejected_because"]:
+        console.print(
+            f"[bold yellow]rejected requests[/] are asked again by the same command; the last was told: "
+            f"{escape(because)}",
+            highlight=False,
+            soft_wrap=True,
+        )
     if report["shortcuts"]:
         show_shortcuts(report["shortcuts"], report["out"], console)
 
@@ -79,8 +86,8 @@ def show_shortcuts(found: dict[str, Any], name: str, console: Console) -> None:
     console.print(table)
     for sentence in found["warnings"]:
         console.print(
-            f"[bold red]warning:[/] {escape(name)}: {sentence} (above {100 * WARN_ABOVE:.0f} %): a reward model can "
-            "learn that instead of reasoning.",
+            f"[bold red]warning:[/] {escape(name)}: {sentence} (above {100 * WARN_ABOVE:.0f} %, and not by chance): a "
+            "reward model can learn that instead of reasoning.",
             highlight=False,
             soft_wrap=True,
         )

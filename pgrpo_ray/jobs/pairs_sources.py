@@ -47,12 +47,16 @@ def _exercises(config: PairsConfig) -> list[Exercise]:
         ) from error
 
 
+def pipeline_of(exercise: Exercise) -> str:
+    """Return the steps with constants, and the reduction: what two exercises share that differ in their words alone."""
+    steps, reduction = exercise.key
+    return " ".join([*(f"{operation}({constant})" for operation, constant in steps), reduction])
+
+
 def starter_rows(config: PairsConfig) -> Iterator[dict[str, Any]]:
-    """Yield pairs whose flaws the starter planted."""
+    """Yield pairs whose flaws the starter planted; `problem_id` is the pipeline, by which `rm train` holds out."""
     exercises = _exercises(config)[: config.pairs.max_problems]
-    ids: dict[str, str] = {}
-    for number, exercise in enumerate(exercises):
-        ids.setdefault(exercise.prompt, f"train-{number:05d}")
+    ids = {exercise.prompt: pipeline_of(exercise) for exercise in exercises}
     for pair in make_pairs(exercises, config.pairs.starter_pairs, config.pairs.seed):
         yield row_of(
             pair,

@@ -69,6 +69,8 @@ class Prepared:
     test: list[PreferencePair]
     dimensions: dict[PreferencePair, str]
     """Of the pairs of a file that says so."""
+    groups: corpus.Groups
+    """What statements are held out and resampled by, where that is not their own words."""
     facts: dict[str, Any]
     """For the report: counts, overlap."""
 
@@ -113,7 +115,9 @@ def train_reward_model(config: RewardTrainingConfig, console: Console, open_trai
 def prepare(config: RewardTrainingConfig, display: Display) -> Prepared:
     """Read and check everything that the config names, cheapest first; make the starter where it is named."""
     data = config.data
-    pairs = read_pairs(data.pairs) if data.pairs not in (None, STARTER) else []
+    own_file = data.pairs not in (None, STARTER)
+    pairs = read_pairs(data.pairs) if own_file else []
+    groups = corpus.read_groups(data.pairs, pairs) if own_file else {}
     scores = corpus.read_scores(data.scores) if data.scores else []
     measured = {file: _measured(file, format) for file, format in data.eval_sets.items()}
     base = config.model.base
@@ -124,25 +128,25 @@ def prepare(config: RewardTrainingConfig, display: Display) -> Prepared:
         starter = _starter(config)
         base = str(starter.policy) if base == STARTER else base
         if data.pairs == STARTER:
-            pairs = _starter_pairs(config, starter)
+            pairs, groups = _starter_pairs(config, starter)
         if config.model.base == STARTER:
             _check_base(config, base)
-    named = corpus.read_dimensions(data.pairs, len(pairs)) if data.pairs not in (None, STARTER) else []
+    named = corpus.read_dimensions(data.pairs, len(pairs)) if own_file else []
     dimensions = {pair: name for pair, name in zip(pairs, named, strict=False) if name}
-    sides = corpus.split(pairs, data.heldout_frac)
+    sides = corpus.split(pairs, data.heldout_frac, groups)
     train = sides.train
     if scores:
-        scored = corpus.split(scores, data.heldout_frac)
+        scored = corpus.split(scores, data.heldout_frac, groups)
         train = scored.train
         if not pairs:
             made = [corpus.pairs_of_scores(side, config.output.seed) for side in (scored.validation, scored.test)]
             sides = corpus.Sides(train, *made)
     sides = corpus.Sides(train, sides.validation, sides.test)
-    corpus.check_sides(sides, str(data.scores or data.pairs))
+    corpus.check_sides(sides, str(data.scores or data.pairs), groups)
     corpus.check_mixture(data.mixture, {row.kind for row in train} if not scores else set())
     facts = {
         "train_rows": len(train),
-        "train_problems": corpus.num_problems(train),
+        "train_problems": corpus.num_problems(train, groups),
         "kinds": dict(Counter(getattr(row, "kind", "score") for row in train)),
         "mixture": dict(data.mixture),
         "overlap": check_leaks(config, [*train, *sides.validation], measured),
@@ -151,10 +155,10 @@ def prepare(config: RewardTrainingConfig, display: Display) -> Prepared:
     validation, test = (corpus.thin(side, data.max_heldout_pairs, seed) for side in (sides.validation, sides.test))
     facts["heldout_overlap"] = _near_copies(config, train, [*validation, *test])
     for name, kept in (("validation", validation), ("test", test)):
-        facts |= {f"{name}_pairs": len(kept), f"{name}_problems": corpus.num_problems(kept)}
+        facts |= {f"{name}_pairs": len(kept), f"{name}_problems": corpus.num_problems(kept, groups)}
     from transformers import AutoTokenizer
 
-    return Prepared(base, AutoTokenizer.from_pretrained(base), train, validation, test, dimensions, facts)
+    return Prepared(base, AutoTokenizer.from_pretrained(base), train, validation, test, dimensions, groups, facts)
 
 
 def check_leaks(
@@ -215,11 +219,15 @@ def _starter(config: RewardTrainingConfig) -> Any:
         return ensure_starter(config.starter, preflight.cache_folder())
 
 
-def _starter_pairs(config: RewardTrainingConfig, starter: Any) -> list[PreferencePair]:
+def _starter_pairs(config: RewardTrainingConfig, starter: Any) -> tuple[list[PreferencePair], dict[str, str]]:
+    """Return the pairs, and for each statement the pipeline behind it: the same one is asked for in many words."""
+    from pgrpo_ray.jobs.pairs_sources import pipeline_of
     from pgrpo_ray.starter.pairs import make_pairs
     from pgrpo_ray.starter.problems import read_jsonl
 
-    return make_pairs(read_jsonl(starter.train), config.data.starter_pairs, config.output.seed)
+    exercises = read_jsonl(starter.train)
+    groups = {exercise.prompt: pipeline_of(exercise) for exercise in exercises}
+    return make_pairs(exercises, config.data.starter_pairs, config.output.seed), groups
 
 
 def _tokens(config: RewardTrainingConfig, prepared: Prepared) -> tuple[TrainingRows, Heldout, TokenTable]:
@@ -279,7 +287,7 @@ def _accuracy(
     """Accuracy on the test pairs with 95 % bootstrap intervals over problems: all, by kind, by dimension."""
     seed, pairs = config.output.seed, prepared.test
     hits = [outcome(b, w) for b, w in zip(better, worse, strict=True)]
-    problems = [leaks.content_key(pair.prompt) for pair in pairs]
+    problems = [corpus.group_key(pair.prompt, prepared.groups) for pair in pairs]
     found: dict[str, Any] = {"all": estimate(hits, problems, seed).to_json()}
     dimensions = [prepared.dimensions.get(pair, "") for pair in pairs]
     for name, buckets in (("by_kind", [pair.kind for pair in pairs]), ("by_dimension", dimensions)):

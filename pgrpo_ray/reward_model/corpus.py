@@ -1,7 +1,8 @@
 """What a reward model is trained and measured on: rows read, split by problem, kinds weighed.
 
 A problem lies on one side of the split with all its rows (`leaks.heldout_side`), and on the same side in a file of
-pairs and in one of scores, so that models trained on either are measured on the same held-out pairs.
+pairs and in one of scores, so that models trained on either are measured on the same held-out pairs. Problems that are
+one task in other words (the starter's) are held out together: `Groups` says which.
 """
 
 import random
@@ -28,6 +29,9 @@ _PARQUET_MAGIC = b"PAR1"
 _SCORE_KEYS = ("prompt", "reasoning", "score")
 
 Row = TypeVar("Row", bound="PreferencePair | ScoredReasoning")
+Groups = Mapping[str, str]
+"""What a statement is held out by, where that is not its own words."""
+_ALONE: Groups = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,20 +77,34 @@ def read_dimensions(path: str | Path, count: int) -> list[str]:
     return [value or "" for value in pq.read_table(path, columns=["dimension"])["dimension"].to_pylist()]
 
 
-def split(rows: Sequence[Row], heldout_frac: float) -> Sides:
-    """Split by problem, on its content alone."""
+def read_groups(path: str | Path, pairs: Sequence[PreferencePair]) -> dict[str, str]:
+    """Return the `Groups` of the pairs of a file: those that the starter made are held out by their `problem_id`."""
+    if not _is_parquet(path) or "source" not in pq.read_schema(path).names:
+        return {}
+    sources = pq.read_table(path, columns=["source"])["source"].to_pylist()
+    made = (pair for pair, source in zip(pairs, sources, strict=True) if source == "starter")
+    return {pair.prompt: pair.problem_id for pair in made if pair.problem_id}
+
+
+def group_key(prompt: str, groups: Groups) -> str:
+    """Return 16 hex digits that statements share which are held out together."""
+    return content_key(groups.get(prompt, prompt))
+
+
+def split(rows: Sequence[Row], heldout_frac: float, groups: Groups = _ALONE) -> Sides:
+    """Split by problem, on its content alone, or on that of its group."""
     sides = Sides([], [], [])
     side_of: dict[str, str] = {}
     for row in rows:
         if row.prompt not in side_of:
-            side_of[row.prompt] = heldout_side(row.prompt, heldout_frac)
+            side_of[row.prompt] = heldout_side(groups.get(row.prompt, row.prompt), heldout_frac)
         getattr(sides, side_of[row.prompt]).append(row)
     return sides
 
 
-def check_sides(sides: Sides, file: str) -> None:
+def check_sides(sides: Sides, file: str, groups: Groups = _ALONE) -> None:
     """Raise `DataError` when there are too few problems to train on, to choose by, or to measure on."""
-    counts = {name: num_problems(getattr(sides, name)) for name in ("train", "validation", "test")}
+    counts = {name: num_problems(getattr(sides, name), groups) for name in ("train", "validation", "test")}
     if counts["train"] < 1 or min(counts["validation"], counts["test"]) < MIN_HELDOUT_PROBLEMS:
         raise DataError(
             f"too few problems to split: {counts['train']} to train on, {counts['validation']} for validation, "
@@ -142,9 +160,9 @@ def check_mixture(mixture: Mapping[str, float], kinds: Collection[str]) -> None:
         raise ConfigError("data.mixture leaves out every kind that the pairs have. Raise one.", path="data.mixture")
 
 
-def num_problems(rows: Sequence[Row]) -> int:
-    """Return the number of different problems."""
-    return len({content_key(prompt) for prompt in {row.prompt for row in rows}})
+def num_problems(rows: Sequence[Row], groups: Groups = _ALONE) -> int:
+    """Return the number of different problems, a group counting as one."""
+    return len({group_key(prompt, groups) for prompt in {row.prompt for row in rows}})
 
 
 def problems_of(rows: Sequence[Row]) -> list[Text]:

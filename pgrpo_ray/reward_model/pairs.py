@@ -36,7 +36,7 @@ COLUMNS = tuple(
     Column(name, type_, meaning, _MAKER, null)
     for name, type_, meaning, null in (
         ("pair_id", _TEXT, "blake2b of problem, kind, dimension and both sides, 16 hex digits", None),
-        ("problem_id", _TEXT, "as the problem set spells it; empty where unknown", None),
+        ("problem_id", _TEXT, "as the problem set spells it; of source `starter`: pipeline; empty where unknown", None),
         ("problem_hash", _TEXT, "blake2b of the prompt without regard to white space, 16 hex digits", None),
         ("difficulty", _TEXT, "of the problem, in the words of its source; empty where unknown", None),
         ("prompt", _TEXT, "the problem's statement", None),

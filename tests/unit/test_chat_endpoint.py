@@ -66,6 +66,13 @@ def test_what_is_sent(monkeypatch):
     assert endpoint.headers[0]["authorization"] == "Bearer secret-key"
 
 
+def test_half_a_surrogate_pair_in_an_answer_does_not_crash_who_writes_it():
+    with FakeEndpoint(lambda body, number: "a\ud800b \U0001f600") as endpoint:
+        text = ask(endpoint)["0"].text
+    assert text == "a?b \U0001f600"
+    assert text.encode("utf-8")
+
+
 def test_requests_are_taken_as_lanes_become_free():
     taken = []
 
@@ -216,6 +223,12 @@ def test_requests_a_minute_are_bounded_and_evenly_spaced():
         ask(endpoint, 6, requests_per_minute=600)
     gaps = [later - earlier for earlier, later in pairwise(sorted(endpoint.times))]
     assert sum(gaps) >= 0.45  # five gaps of 0.1 s, less what the first request took to arrive
+
+
+def test_more_lanes_than_turns_within_a_deadline_fail_nobody():
+    with FakeEndpoint(echo) as endpoint:
+        answers = ask(endpoint, 12, requests_per_minute=300, deadline_s=1, timeout_s=1, concurrency=64)
+    assert all(answer.text for answer in answers.values())  # 64 lanes at once would want their turns for 13 s
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])

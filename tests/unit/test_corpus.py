@@ -30,6 +30,28 @@ def test_all_rows_of_a_problem_lie_on_one_side_and_pairs_and_scores_agree():
     assert len(seen) == len(set(seen)) == 60
 
 
+def test_statements_of_one_group_are_held_out_together_also_of_scores():
+    groups = {f"words {way} of task {n}": f"task {n}" for n in range(60) for way in range(3)}
+    pairs, scores = [pair(prompt) for prompt in groups], [ScoredReasoning(prompt, "r", 0.5) for prompt in groups]
+    sides, scored = corpus.split(pairs, 0.4, groups), corpus.split(scores, 0.4, groups)
+    held = [{groups[one.prompt] for one in getattr(sides, name)} for name in ("train", "validation", "test")]
+    assert sum(map(len, held)) == len(set.union(*held)) == 60
+    assert [len(getattr(sides, name)) for name in ("train", "validation", "test")] == [3 * len(one) for one in held]
+    assert {one.prompt for one in scored.test} == {one.prompt for one in sides.test}
+    assert corpus.num_problems(pairs, groups) == 60 and corpus.num_problems(pairs) == 180
+    with pytest.raises(DataError, match="1 to train on"):
+        corpus.check_sides(corpus.Sides(pairs[:3], pairs[3:6], pairs[6:9]), "pairs.jsonl", groups)
+
+
+def test_groups_of_a_file_are_those_of_the_starters_rows(tmp_path):
+    pairs = [PreferencePair("add 2 or so", "good", "bad", "k", "add(2)"), PreferencePair("mine", "g", "b", "k", "id-1")]
+    rows = [row_of(one, source=source) for one, source in zip(pairs, ("starter", "od"), strict=True)]
+    write_rows(tmp_path / "pairs.parquet", rows)
+    write_pairs(tmp_path / "pairs.jsonl", pairs)
+    assert corpus.read_groups(tmp_path / "pairs.parquet", pairs) == {"add 2 or so": "add(2)"}
+    assert corpus.read_groups(tmp_path / "pairs.jsonl", pairs) == {}
+
+
 def test_too_few_problems_are_refused_however_many_rows_they_have():
     sides = corpus.split([pair("one problem", n) for n in range(1000)], 0.5)
     with pytest.raises(DataError, match=r"pairs.jsonl: too few problems to split: .*not more rows"):

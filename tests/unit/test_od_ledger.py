@@ -2,10 +2,11 @@
 
 import json
 import os
+import resource
 
 import pytest
 
-from pgrpo_ray.errors import ConfigError, DataError
+from pgrpo_ray.errors import ConfigError, DataError, EnvironmentFault
 from pgrpo_ray.reward_model.od.ledger import Ledger
 
 DECIDES = {"model": "m", "seed": 0}
@@ -77,3 +78,38 @@ def test_every_line_is_with_the_kernel_at_once(tmp_path):
             ledger.append(str(number), {"text": "x"})
             assert os.path.getsize(tmp_path / "calls.jsonl") > 0
             assert (tmp_path / "calls.jsonl").read_text().count("\n") == number + 1
+
+
+@pytest.fixture
+def small_files():
+    """Let no file of this process grow beyond 3,000 bytes: a write then fails in the middle, as on a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_full_disk_is_one_clear_fault_and_what_was_kept_stays(tmp_path, request):
+    with Ledger(tmp_path, DECIDES) as ledger:
+        ledger.append("a", {"text": "x" * 1000})
+    request.getfixturevalue("small_files")
+    with (
+        pytest.raises(EnvironmentFault, match=r"calls\.jsonl: cannot be written .*same command again") as caught,
+        Ledger(tmp_path, DECIDES) as ledger,
+    ):
+        for number in range(5):
+            ledger.append(str(number), {"text": "y" * 1000})
+    assert isinstance(caught.value.__cause__, OSError)
+    with Ledger(tmp_path, DECIDES) as ledger:
+        assert len(ledger) == 2 and ledger.get("0")["text"] == "y" * 1000 and "1" not in ledger
+
+
+def test_a_disk_that_fails_at_the_end_is_a_fault_but_hides_no_other(tmp_path, monkeypatch):
+    def fail(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(EnvironmentFault, match="No space left"), Ledger(tmp_path, DECIDES):
+        pass
+    with pytest.raises(KeyError, match="mine"), Ledger(tmp_path, DECIDES):
+        raise KeyError("mine")

@@ -1,8 +1,11 @@
 """`pgrpo rm pairs` in this process, against an endpoint on this machine: what comes out, is counted, and goes on."""
 
+import contextlib
 import io
 import json
+import re
 from collections import Counter
+from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
@@ -16,6 +19,7 @@ from pgrpo_ray.errors import ConfigError, DataError, EnvironmentFault, PgrpoErro
 from pgrpo_ray.jobs import pairs as job
 from pgrpo_ray.reward_model.od.prompts import DIMENSIONS, load_prompts
 from pgrpo_ray.reward_model.pairs import KINDS, PAIR_SCHEMA, problem_hash, read_pairs
+from pgrpo_ray.types import ChatAnswer
 
 
 @pytest.fixture
@@ -125,9 +129,69 @@ def test_parse_failures_are_counted_kept_and_shown_never_guessed(make, tmp_path)
     problems = [(row["problem_id"], row["dimension"], row["kind"]) for row in rows(tmp_path)]
     assert ("t02", "factual_accuracy", "optimised_over_original") in problems
     assert ("t02", "factual_accuracy", "original_over_degraded") not in problems
+    assert "rejected requests are asked again" in terminal and "too long" in calls["rejected_because"]
     with FakeEndpoint(generate) as endpoint:
-        make(endpoint.url)
-    assert endpoint.bodies == []  # a failure is an answer; asking again would be choosing
+        report, terminal = make(endpoint.url)
+    # a failure is an answer, and asking again would be choosing; a rejection is none
+    assert [about(body["messages"][-1]["content"]) for body in endpoint.bodies] == [("t02", "degrade", "rigour")]
+    assert "rejected" not in terminal and report["pairs"]["made"] == 27 - 3 * 2
+
+
+@pytest.mark.parametrize(("max_problems", "most"), [(4, 4), (None, 7)])
+def test_an_endpoint_that_rejects_everything_ends_the_job_and_a_corrected_setting_goes_on(
+    make, tmp_path, max_problems, most
+):
+    def wants_another_key(body, number):
+        if "max_tokens" in body:
+            return (400, {}, {"error": {"message": "use max_completion_tokens instead"}})
+        return generate(body)
+
+    problems = {"file": str(write_problems(tmp_path / "many.jsonl", 8))}
+    with FakeEndpoint(wants_another_key) as endpoint:
+        with pytest.raises(ConfigError, match=r"use max_completion_tokens instead.*chat\.max_tokens_key") as caught:
+            make(endpoint.url, problems=problems, max_problems=max_problems, chat={"concurrency": 2})
+        assert most - 2 <= len(endpoint.bodies) <= most
+        assert caught.value.path == "chat"
+        report, _ = make(
+            endpoint.url,
+            problems=problems,
+            max_problems=max_problems,
+            chat={"concurrency": 2, "max_tokens_key": "max_completion_tokens"},
+        )
+    assert report["calls"]["failed"] == {}
+    assert report["pairs"]["made"] == 9 * (max_problems or 8)
+
+
+def test_vllm_that_rejects_every_prompt_names_its_own_setting(make, tmp_path, monkeypatch):
+    class TooShort:
+        def answer(self, requests):
+            return (ChatAnswer(one.id, None, "rejected", "the prompt has 600 tokens") for one in requests)
+
+    monkeypatch.setattr(job, "open_chat_model", lambda section: contextlib.nullcontext(TooShort()))
+    monkeypatch.setattr(job, "ensure_starter", lambda *_: SimpleNamespace(policy=tmp_path))
+    with pytest.raises(ConfigError, match=r"all of the first 4 .*600 tokens\. Raise chat\.max_model_tokens"):
+        make(None, chat={"backend": "vllm", "model": "starter", "max_model_tokens": 512}, max_tokens=64)
+
+
+def test_a_vllm_generator_of_another_dtype_or_length_is_another_generator(make, monkeypatch):
+    seen = []
+
+    class Stop(Exception):
+        pass
+
+    class Recorder:
+        def __init__(self, folder, decides):
+            seen.append(decides)
+            raise Stop
+
+    monkeypatch.setattr(job, "Ledger", Recorder)
+    for chat in ({}, {"dtype": "float32"}, {"max_model_tokens": 500}):
+        with pytest.raises(Stop):
+            make(None, chat={"backend": "vllm", "model": "starter", "max_model_tokens": 512} | chat, max_tokens=64)
+    with pytest.raises(Stop):
+        make("http://127.0.0.1:9/v1")
+    assert len({json.dumps(one, sort_keys=True) for one in seen[:3]}) == 3
+    assert "dtype" not in seen[3] and "max_model_tokens" not in seen[3]
 
 
 def test_the_same_command_again_asks_nothing_and_writes_the_same(make, tmp_path):
@@ -255,7 +319,9 @@ def test_the_starter_makes_pairs_without_a_model(make, tmp_path):
     by_kind = {row["kind"]: row["dimension"] for row in table}
     assert by_kind["wrong_constant"] == "factual_accuracy" and by_kind["redundant"] == "logical_coherence"
     assert {kind for kind, dimension in by_kind.items() if not dimension} == {"careful_but_wrong"}
-    assert all(row["problem_id"].startswith("train-") for row in table)
+    pipelines = {row["prompt"]: row["problem_id"] for row in table}
+    assert all(re.fullmatch(r"\w+\(-?\d+\) \w+\(-?\d+\) \w+", one) for one in pipelines.values())
+    assert len(set(pipelines.values())) < len(pipelines)  # some are asked for in other words, under the same name
     assert len({row["pair_id"] for row in table}) == len(table)
     before = table
     make(None, source="starter", starter_pairs=400, problems={}, filters={"max_length_ratio": 3.0})

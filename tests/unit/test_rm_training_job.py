@@ -3,6 +3,7 @@
 import contextlib
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,13 +11,18 @@ from rich.console import Console
 from transformers import Qwen3Config, Qwen3ForCausalLM, Qwen3ForSequenceClassification
 
 from pgrpo_ray.config import parse_tree
+from pgrpo_ray.config.pairs import PairsConfig
 from pgrpo_ray.config.rm_training import RewardTrainingConfig
 from pgrpo_ray.errors import ConfigError, DataError, ModelError
+from pgrpo_ray.jobs import rm_training
+from pgrpo_ray.jobs.pairs_sources import starter_rows
 from pgrpo_ray.jobs.rm_training import train_reward_model
+from pgrpo_ray.obs.display import Display
 from pgrpo_ray.reward_model.calibration import Calibration
 from pgrpo_ray.reward_model.model import load, untrained
 from pgrpo_ray.reward_model.pairs import row_of, write_pairs, write_rows
 from pgrpo_ray.reward_model.train import LocalTrainer, Recipe, pair_accuracy
+from pgrpo_ray.starter.problems import generate, generate_apart, write_jsonl
 from pgrpo_ray.starter.tokenizer import train_tokenizer
 from pgrpo_ray.types import PreferencePair
 
@@ -207,6 +213,31 @@ def test_bases_that_cannot_become_reward_models_are_refused(values, tmp_path):
     weights = tmp_path / "base" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:5000])
     refused("no whole safetensors file")
+
+
+@pytest.mark.parametrize("from_file", [False, True])
+def test_the_starters_pairs_are_held_out_by_what_is_asked_not_in_which_words(values, tmp_path, monkeypatch, from_file):
+    exercises = generate_apart(0, 1000, [], "train")
+    write_jsonl(tmp_path / "train.jsonl", exercises, "train")
+    values["data"] = {"pairs": "starter", "starter_pairs": 1500, "heldout_frac": 0.2}
+    monkeypatch.setattr(rm_training, "_starter", lambda _: SimpleNamespace(train=tmp_path / "train.jsonl"))
+    if from_file:
+        source = {"pairs": {"source": "starter", "starter_pairs": 1500}, "starter": {"train_problems": 1000}}
+        values["data"]["pairs"] = str(tmp_path / "starter.parquet")
+        write_rows(tmp_path / "starter.parquet", starter_rows(parse_tree(PairsConfig, source)))
+        exercises = generate_apart(0, 1000, generate(0, 512), "train")
+    asked = {one.prompt: one.key for one in exercises}
+    with Display(Console(quiet=True)) as display:
+        prepared = rm_training.prepare(parse_tree(RewardTrainingConfig, values), display)
+    sides = (prepared.train, prepared.validation, prepared.test)
+    trained, validated, tested = ({asked[pair.prompt] for pair in side} for side in sides)
+    assert not trained & (validated | tested) and not validated & tested
+    assert (prepared.facts["train_problems"], prepared.facts["test_problems"]) == (len(trained), len(tested))
+    assert min(len(validated), len(tested)) > 30
+    report = rm_training._accuracy(
+        parse_tree(RewardTrainingConfig, values), prepared, [1.0] * len(prepared.test), [0.0] * len(prepared.test)
+    )
+    assert report["all"]["num_groups"] == len(tested)  # intervals over problems, not over their wordings
 
 
 def test_two_runs_of_one_name_do_not_write_into_each_other(values):

@@ -17,20 +17,38 @@ them; held back by the endpoint's content filter; the endpoint or engine would n
 _OPEN, _CLOSE = "<reasoning>", "</reasoning>"
 _THOUGHT = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
 """Models that reason before they answer; their tags and drafts in there are not the answer."""
+_CANNOT = (
+    r"(?:\ can(?:not|'?t|\ not)|\ could\ ?n[o']t|\ won'?t|\ will\ not|(?:\ am|\ are|'m|'re)\ (?:not\ able|unable)\ to)"
+)
+_VERB = r"(?:provide|fulfil+|answer|write|rewrite|create|produce|generate)"
+_OBJECT = (
+    r"(?:(?:this|that|these|those|your|such)(?:\ \w+)?\ "
+    r"(?:request|task|problem|question|prompt|instruction|content|text|reasoning|help|assistance)s?\b"
+    r"|(?:that|this|you)\s*(?:[.,;!]|\Z))"
+)
 _REFUSAL = re.compile(
     r"""\W*(?:
         (?:i'?m|i\ am|we'?re|we\ are)\ (?:\w+\ )?sorry\b
-      | (?:sorry|apologies|unfortunately)\W+(?:but\W+)?(?:i|we)\b
+      | (?:sorry|apologies)\W+(?:but\W+)?(?:i|we)\b
       | i\ apologi[sz]e\b
       | (?:as|being)\ an?\ (?:ai|language|large\ language)\b
-      | (?:i|we)\ (?:must\ |have\ to\ )?(?:decline|refuse)\b
-      | (?:i|we)
-        (?:\ can(?:not|'?t)|\ could\ ?n[o']t|\ won'?t|\ will\ not|(?:\ am|\ are|'m|'re)\ (?:not\ able|unable)\ to)
-        \ (?:help|assist|comply|provide|fulfil+|do\ (?:that|this)|answer|write|rewrite|create|produce|generate)\b
-    )""",
+      | (?:unfortunately\W+(?:but\W+)?)?
+        (?:
+            (?:i|we)
+            (?: CANNOT \ (?:(?:help|assist)(?:\ you)?|comply|do\ (?:that|this)) (?:\ with\ OBJECT | \s*(?:[.,;!]|\Z))
+              | (?:\ must|\ have\ to)?\ (?:decline|refuse)\ (?:to\ (?:\w+\ ){1,2})?OBJECT
+            )
+          | i (?:\ must|\ have\ to)?\ (?:decline|refuse)\b
+          | i CANNOT \ (?:help(?!\ but\b)|assist|comply|VERB(?!\ (?:all|each|every)\b))\b
+          | we CANNOT \ VERB \ OBJECT
+        )
+    )""".replace("CANNOT", _CANNOT)
+    .replace("OBJECT", _OBJECT)
+    .replace("VERB", _VERB),
     re.IGNORECASE | re.VERBOSE,
 )
-"""Only at the beginning, and only of refusing to do the task: `we cannot sort here` is reasoning."""
+"""Only at the beginning, and only of refusing to do the task: `we cannot sort here` is reasoning, and so is `we cannot
+answer each query in O(n)`, which names no task as its object."""
 _QUOTES = str.maketrans({"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"'})
 
 

@@ -5,8 +5,9 @@
 
 Owns durability and exactly-once: a key stands in the file at most once, a torn last line (the process was killed while
 it wrote) is cut off and its request asked again, and one process at a time may hold the folder. Texts stay on disk; in
-memory are keys and places. Lines reach the kernel one by one, so a killed process loses none; they are forced to the
-disk every `SYNC_LINES` lines or `SYNC_S` seconds, so a power cut loses that much.
+memory are keys and places. Lines reach the kernel one by one, without a buffer that a full disk would leave behind, so
+a killed process loses none; they are forced to the disk every `SYNC_LINES` lines or `SYNC_S` seconds, so a power cut
+loses that much.
 """
 
 import contextlib
@@ -41,19 +42,24 @@ class Ledger:
                 self._lock = opened.enter_context((folder / ".lock").open("w"))
                 self._claim()
                 self._check_config(decides)
-                self._stream = opened.enter_context(self._file.open("a+b"))
+                self._stream = opened.enter_context(self._file.open("ab", buffering=0))
+                self._read()
+                self._reader = opened.enter_context(self._file.open("rb"))
             except OSError as error:
                 message = f"{folder}: cannot be written ({error.strerror}). Set pairs.work=FOLDER."
                 raise EnvironmentFault(message) from error
-            self._read()
             self._opened = opened.pop_all()
 
     def __enter__(self) -> "Ledger":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         with self._opened:
-            self._sync()
+            try:
+                self._sync()
+            except OSError as error:
+                if kind is None:  # else what is on its way says more
+                    raise self._unwritable(error) from error
 
     def __contains__(self, key: str) -> bool:
         return key in self._places
@@ -66,24 +72,28 @@ class Ledger:
         if key in self._places:
             return
         line = json.dumps({"key": key, **record}).encode() + b"\n"
+        place = self._end
         try:
-            place = self._stream.seek(0, os.SEEK_END)
-            self._stream.write(line)
-            self._stream.flush()
+            while line:  # a disk that becomes full takes a part, and refuses the next
+                line = line[self._stream.write(line) :]
+            self._end = self._stream.tell()
             self._unsynced += 1
             if self._unsynced >= SYNC_LINES or time.monotonic() - self._synced_at > SYNC_S:
                 self._sync()
         except OSError as error:
-            raise EnvironmentFault(
-                f"{self._file}: cannot be written ({error.strerror}). Free space and run the same command again: it "
-                "goes on from what is there."
-            ) from error
+            raise self._unwritable(error) from error
         self._places[key] = place
 
     def get(self, key: str) -> dict[str, Any]:
         """Return what was kept under `key`, which must be there."""
-        self._stream.seek(self._places[key])
-        return json.loads(self._stream.readline())
+        self._reader.seek(self._places[key])
+        return json.loads(self._reader.readline())
+
+    def _unwritable(self, error: OSError) -> EnvironmentFault:
+        return EnvironmentFault(
+            f"{self._file}: cannot be written ({error.strerror}). Free space and run the same command again: it goes "
+            "on from what is there."
+        )
 
     def _claim(self) -> None:
         try:
@@ -119,20 +129,19 @@ class Ledger:
 
     def _read(self) -> None:
         """Index what is there; cut off a torn last line."""
-        self._stream.seek(0)
-        place = 0
-        for number, raw in enumerate(self._stream, start=1):
-            whole = raw.endswith(b"\n")
-            try:
-                key = json.loads(raw)["key"] if whole else None
-            except (ValueError, KeyError, TypeError) as error:
-                message = "is damaged: no record of a request. Remove this line, and its request is asked again."
-                raise DataError(message, str(self._file), number) from error
-            if key is None:
-                self._stream.truncate(place)
-                break
-            self._places.setdefault(key, place)
-            place += len(raw)
+        self._end = 0
+        with self._file.open("rb") as file:
+            for number, raw in enumerate(file, start=1):
+                if not raw.endswith(b"\n"):
+                    self._stream.truncate(self._end)
+                    break
+                try:
+                    key = json.loads(raw)["key"]
+                except (ValueError, KeyError, TypeError) as error:
+                    message = "is damaged: no record of a request. Remove this line, and its request is asked again."
+                    raise DataError(message, str(self._file), number) from error
+                self._places.setdefault(key, self._end)
+                self._end += len(raw)
 
     def _sync(self) -> None:
         os.fsync(self._stream.fileno())
