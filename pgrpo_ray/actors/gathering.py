@@ -5,7 +5,8 @@ than one for each. So while all calls that may be on their way are, requests wai
 idle server sends at once: nobody waits for company.
 
 Who waits for whom: `score` waits for its own future until its deadline; the task of each call resolves the futures of
-its requests and starts the next call. For one event loop at a time.
+its requests and starts the next call, however it ended. Only a task that was told to end does neither: nobody but the
+loop tells it, at its own end. For one event loop at a time.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from pgrpo_ray.errors import DeadlineError, PgrpoError
+from pgrpo_ray.errors import DeadlineError, PgrpoError, UnavailableError
 
 Items = list[tuple[str, str]]
 """(problem prompt, reasoning), in order."""
@@ -85,6 +86,12 @@ class Gathering:
         left = max(waiting.deadline for waiting in bundle) - time.monotonic()
         try:
             by, answers = await self._send([waiting.items for waiting in bundle], max(left, 0.0))
+        except asyncio.CancelledError:
+            if _told_to_end():
+                raise
+            # Cancelled was what this waited for, such as by a replica that leaves. Its requests may ask again.
+            error = UnavailableError("the call was cancelled on its way; nothing was scored. Ask again.")
+            by, answers = None, [error] * len(bundle)
         except PgrpoError as error:
             by, answers = None, [error] * len(bundle)
         except Exception as error:  # a defect: every request hears of it
@@ -99,6 +106,11 @@ def late(timeout_s: float, num_items: int) -> DeadlineError:
         f"no scores for {num_items} reasonings within {timeout_s:.3g} s. Send fewer at a time, allow more time, or "
         "give the server more replicas."
     )
+
+
+def _told_to_end() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _resolve(bundle: list[_Waiting], by: Any, answers: list[Any]) -> None:

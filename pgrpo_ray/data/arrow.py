@@ -80,7 +80,12 @@ STAGES: dict[str, tuple[Column, ...]] = {
         "reward server",
         [
             ("thinking_reward", _FLOAT, "R^t in [0, 1]", "gate closed (R^o = 0), not asked; or `thinking_error`"),
-            ("thinking_error", _TEXT, "the reward server's failure, after one retry", "the machinery worked"),
+            (
+                "thinking_error",
+                _TEXT,
+                "the reward server's failure, after retries until `reward_model.deadline_s`",
+                "the machinery worked",
+            ),
         ],
     ),
     "reward": _columns(

@@ -1,8 +1,9 @@
 """`pgrpo rm serve`: from a checked model to an HTTP server in the foreground, and to nothing left behind.
 
-Order: the model's files and the port are checked before Ray starts; the replicas load; then the port opens. Ctrl-C or
-SIGTERM closes the port, lets what is on its way finish for `server.drain_s`, and ends replicas and, where this started
-it, Ray. The HTTP side runs in this process and asks the replicas by handle (`actors.reward_server`).
+Order: the port is taken and the model's files are checked before Ray starts; the replicas load, and who connects
+meanwhile waits; then requests are answered. Ctrl-C or SIGTERM closes the port, lets what is on its way finish for
+`server.drain_s`, and ends replicas and, where this started it, Ray. The HTTP side runs in this process and asks the
+replicas by handle (`actors.reward_server`).
 """
 
 import contextlib
@@ -83,12 +84,17 @@ class _Foreground(uvicorn.Server):
 
 @contextlib.contextmanager
 def _listening(host: str, port: int) -> Iterator[socket.socket]:
-    """Take the port now: a port in use is told before minutes of loading. Connections are refused until it listens."""
+    """Take the port now: a port in use is told before minutes of loading. Who connects waits until requests are served.
+
+    Listening, because two sockets that are only bound may share a port: another server that still loads would not be
+    noticed. Sharing as such stays allowed, or a restart would have to wait for the old connections to be forgotten.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((host, port))
+            listener.listen()
         except OSError as error:
             raise EnvironmentFault(
                 f"server.host={host}, server.port={port}: cannot listen there ({error.strerror or error}). Choose "

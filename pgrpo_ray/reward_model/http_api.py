@@ -1,12 +1,15 @@
 """The reward server's HTTP side: schemas, limits and what every failure looks like. Knows nothing of Ray.
 
-Nobody is left without an answer: wrong input 422, too much of it 413, a full queue 429, no replica 503 (both with
-Retry-After), a deadline that has passed 504, a model that gives no number 500; each with a JSON body that says what to
-do. The door counts requests before it reads them, so that a flood costs neither memory nor time. No authentication: the
-server listens on this machine alone unless told otherwise, and belongs behind a proxy that knows its callers.
+Nobody is left without an answer: what cannot be parsed 400, wrong input 422, too much of it 413, a body that does not
+arrive 408, a full queue 429, no replica 503 (both with Retry-After), a deadline that has passed 504, a model that gives
+no number and a defect of the server 500; each with a JSON body that says what to do. The door counts requests before it
+reads them, so that a flood costs neither memory nor time, and reads them with a deadline, so that who sends slowly does
+not keep a place. No authentication: the server listens on this machine alone unless told otherwise, and belongs behind
+a proxy that knows its callers.
 """
 
 import asyncio
+import logging
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -91,21 +94,24 @@ class Health(_Schema):
 class Failure(_Schema):
     """Why there are no scores."""
 
-    error: str = Field(description="too_large, length_required, overloaded, unavailable, deadline or model.")
+    error: str = Field(
+        description="slow_body, too_large, length_required, overloaded, unavailable, deadline, model or internal."
+    )
     message: str = Field(description="What was wrong and what to do.")
 
 
 Score = Callable[[Sequence[tuple[str, str]], float], Awaitable[tuple[ServedModel, list[Scored]]]]
 """Scores (problem prompt, reasoning) within seconds; raises `UnavailableError`, `DeadlineError`, `ModelError`, ..."""
 
-_FAILURES: dict[int | str, dict[str, Any]] = {
+_FAILURES: dict[int | str, dict[str, Any]] = {400: {"description": "The body cannot be parsed."}} | {
     status: {"model": Failure, "description": description}
     for status, description in (
+        (408, "The body did not arrive within the server's deadline: nothing was done."),
         (411, "The request does not say how long it is."),
         (413, "Too many items or characters."),
         (429, "The queue is full: nothing was done; ask again after Retry-After seconds."),
-        (500, "The model gave no number, or failed."),
-        (503, "No replica can be had now: nothing was done; ask again after Retry-After seconds."),
+        (500, "The model gave no number, or failed; or the server has a defect."),
+        (503, "No replica is running: nothing was scored; ask again after Retry-After seconds."),
         (504, "The deadline passed."),
     )
 }
@@ -139,7 +145,8 @@ def make_app(
         """Say whether a replica is there: status 200 or 503."""
         try:
             counts = await asyncio.wait_for(asyncio.to_thread(replicas), HEALTH_TIMEOUT_S)
-        except TimeoutError:
+        except Exception as error:  # whatever keeps Serve from answering, nobody should send requests here now
+            logging.getLogger(__name__).warning("replicas cannot be counted: %s: %s", type(error).__name__, error)
             counts = {}
         ok = counts.get("RUNNING", 0) > 0
         body = {"status": "ok" if ok else "unavailable", "replicas": counts}
@@ -156,12 +163,17 @@ def make_app(
         findings = [{key: finding[key] for key in ("type", "loc", "msg")} for finding in error.errors()]
         return JSONResponse({"detail": findings}, 422)
 
+    @app.exception_handler(Exception)
+    async def confess(request: Request, error: Exception) -> JSONResponse:
+        """Answer what nobody foresaw. It goes on to the HTTP server, which logs it with its traceback."""
+        return failure(500, "internal", f"A defect of the server ({type(error).__name__}); its log has the traceback.")
+
     app.add_middleware(Door, section=section)
     return app
 
 
 class Door:
-    """ASGI middleware before everything else: bounds the requests on their way, and the size of each."""
+    """ASGI middleware before everything else: bounds the requests on their way, and size and arrival of each."""
 
     def __init__(self, app: Any, section: ServerSection):
         self._app = app
@@ -179,9 +191,22 @@ class Door:
             return
         self._inside += 1
         try:
-            await self._app(scope, receive, send)
+            await self._let_in(scope, receive, send)
         finally:
             self._inside -= 1
+
+    async def _let_in(self, scope: Any, receive: Any, send: Any) -> None:
+        deadline_s = self._section.deadline_s
+        try:
+            async with asyncio.timeout(deadline_s):
+                body = await _read(receive)
+        except TimeoutError:
+            message = f"The body did not arrive within {deadline_s:g} s; nothing was done. Send less, or faster."
+            # Closed, for the rest of the body may still come, and is no request.
+            await failure(408, "slow_body", message, {"Connection": "close"})(scope, receive, send)
+            return
+        if body is not None:
+            await self._app(scope, _replay(body, receive), send)
 
     def _refusal(self, headers: dict[bytes, bytes]) -> JSONResponse | None:
         if self._inside >= self._section.max_requests:
@@ -194,6 +219,29 @@ class Door:
         if int(length) > self._max_bytes:
             return failure(413, "too_large", f"The body has {int(length)} bytes, at most {self._max_bytes} are read.")
         return None
+
+
+async def _read(receive: Any) -> bytes | None:
+    """Return the whole body; None where the caller has left meanwhile."""
+    body = bytearray()
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+    return bytes(body)
+
+
+def _replay(body: bytes, receive: Any) -> Callable[[], Awaitable[Any]]:
+    """Return a `receive` that gives the body, and then what comes after it."""
+    waiting = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive_again() -> Any:
+        return waiting.pop() if waiting else await receive()
+
+    return receive_again
 
 
 def version_of(served: ServedModel) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """vLLM as a reward model: its pooling runner reads the scalar at the last token. The only other file that imports vllm.
 
 Owns one in-process engine. Does not own: encoding, cutting, the map to [0, 1] (`scorer`). The environment that
-`actors.spawn` gives the process must be set before this module is imported.
+`actors.cluster.vllm_env` gives the process must be set before this module is imported.
 """
 
 from collections.abc import Sequence
@@ -48,10 +48,23 @@ class VllmPooling:
             )
 
     def raw(self, batch: Sequence[Sequence[int]]) -> list[float]:
-        """Return the raw scalar of each sequence; vLLM would apply a sigmoid of its own unless told not to."""
-        outputs = self._engine.classify(
-            [{"prompt_token_ids": list(ids)} for ids in batch],
-            pooling_params=PoolingParams(use_activation=False),
-            use_tqdm=False,
-        )
+        """Return the raw scalar of each sequence; vLLM would apply a sigmoid of its own unless told not to.
+
+        Raises `RuntimeError` when vLLM fails. Nothing of the batch is left in the engine then, so the next call may
+        be tried.
+        """
+        try:
+            outputs = self._engine.classify(
+                [{"prompt_token_ids": list(ids)} for ids in batch],
+                pooling_params=PoolingParams(use_activation=False),
+                use_tqdm=False,
+            )
+        except Exception as error:  # vLLM raises whatever its layers do, and the engine keeps what it has not finished
+            self._abort_all()
+            raise RuntimeError(f"vLLM failed on {len(batch)} sequences: {type(error).__name__}: {error}") from error
         return [float(output.outputs.probs[0]) for output in outputs]
+
+    def _abort_all(self) -> None:
+        """Abort all requests in the engine, or the next call would run them and return their outputs among its own."""
+        engine = self._engine.llm_engine
+        engine.abort_request(list(engine.output_processor.request_states), internal=True)

@@ -1,1 +1,1 @@
-"""Sampling from the policy: the engine (`vllm_engine`, the only file that imports vllm) and the worker around it."""
+"""Sampling from the policy: the engine (`vllm_engine`, the only file here that imports vllm) and its worker."""

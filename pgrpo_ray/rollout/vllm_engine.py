@@ -1,4 +1,4 @@
-"""vLLM as a rollout engine. The only file that imports vllm.
+"""vLLM as a rollout engine. The only other file that imports vllm is `reward_model.vllm_pooling`.
 
 Owns: one in-process `LLMEngine`, the policy version that it serves. Does not own: text, verdicts, rewards, Ray.
 
@@ -8,7 +8,7 @@ Invariants:
 - `rollout_logprobs` are of the processed distribution (after temperature); top-p and top-k stay off, because a
   truncated distribution would bias the learner's ratio.
 
-The environment that `actors.spawn` gives the process must be set before this module is imported.
+The environment that `actors.cluster.vllm_env` gives the process must be set before this module is imported.
 """
 
 from collections.abc import Iterable, Iterator, Sequence

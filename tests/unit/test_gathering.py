@@ -97,3 +97,39 @@ def test_a_call_that_fails_tells_all_its_requests_and_the_next_one_goes_out(erro
     calls, results = asyncio.run(story())
     assert calls == [1, 2]
     assert results == [error, ("model", ["fine"]), ("model", ["fine"])]
+
+
+def test_a_call_that_is_cancelled_from_within_tells_its_requests_and_the_next_one_goes_out():
+    async def story():
+        calls = []
+
+        async def send(requests, timeout_s):
+            calls.append(len(requests))
+            if len(calls) == 1:
+                response = asyncio.get_running_loop().create_future()
+                asyncio.get_running_loop().call_later(0.02, response.cancel)
+                await response
+            return "model", [["fine"]] * len(requests)
+
+        tasks = await asked(Gathering(send, gather=8, max_calls=1), ["a"], ["b"], ["c"], timeout_s=1.0)
+        return calls, await asyncio.gather(*tasks, return_exceptions=True)
+
+    calls, results = asyncio.run(story())
+    assert calls == [1, 2]
+    assert isinstance(results[0], UnavailableError)
+    assert results[1:] == [("model", ["fine"]), ("model", ["fine"])]
+
+
+def test_at_the_end_of_the_loop_nothing_new_goes_out():
+    calls = []
+
+    async def send(requests, timeout_s):
+        calls.append(len(requests))
+        await asyncio.sleep(60)
+
+    async def story():
+        return await asked(Gathering(send, gather=1, max_calls=1), ["a"], ["b"])
+
+    tasks = asyncio.run(story())
+    assert calls == [1]
+    assert all(task.cancelled() for task in tasks)

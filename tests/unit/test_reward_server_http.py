@@ -22,8 +22,8 @@ async def by_length(items, timeout_s):
     return SERVED, [Scored(float(len(text)), 0.5, len(text), len(text) > 5) for _, text in items]
 
 
-def client(score=by_length, replicas=lambda: {"RUNNING": 1}):
-    return TestClient(make_app(SECTION, SERVED, score, replicas))
+def client(score=by_length, replicas=lambda: {"RUNNING": 1}, **options):
+    return TestClient(make_app(SECTION, SERVED, score, replicas), **options)
 
 
 def test_an_answer_holds_scores_in_order_and_what_gave_them():
@@ -74,6 +74,12 @@ def test_what_is_no_json_is_refused_without_repeating_it():
     assert "xxx" not in answer.text
 
 
+@pytest.mark.parametrize("content", [b"[" * 3000, b'{"items": "\xff"}'])
+def test_what_cannot_be_parsed_is_refused_with_a_json_body(content):
+    answer = client().post("/score", content=content, headers={"Content-Type": "application/json"})
+    assert (answer.status_code, list(answer.json())) == (400, ["detail"])
+
+
 @pytest.mark.parametrize(
     ("items", "words"),
     [
@@ -113,6 +119,20 @@ def test_every_failure_has_its_status_and_says_what_to_do(error, status, name, r
     assert answer.headers.get("Retry-After") == retry
 
 
+@pytest.mark.parametrize("gives", [RuntimeError("boom"), (SERVED, [Scored(float("nan"), 0.5, 1, False)])])
+def test_a_defect_has_a_json_body_too_and_goes_on_to_the_log(gives):
+    async def fail(items, timeout_s):
+        if isinstance(gives, Exception):
+            raise gives
+        return gives
+
+    answer = client(fail, raise_server_exceptions=False).post("/score", json={"items": [ITEM]})
+    assert (answer.status_code, answer.json()["error"]) == (500, "internal")
+    assert "its log has the traceback" in answer.json()["message"]
+    with pytest.raises(Exception, match=r"boom|finite_number"):
+        client(fail).post("/score", json={"items": [ITEM]})
+
+
 @pytest.mark.parametrize(("asked", "granted"), [(None, 5.0), (1.5, 1.5), (60, 5.0)])
 def test_a_request_may_ask_for_less_time_and_not_for_more(asked, granted):
     seen = []
@@ -150,6 +170,50 @@ def test_the_door_refuses_what_is_beyond_the_queue_before_reading_it():
     assert answered == [200, 200, 200]
 
 
+def test_a_body_that_does_not_arrive_is_given_up_and_its_place_is_free_again():
+    async def story():
+        section = SECTION.model_copy(update={"max_requests": 1, "deadline_s": 0.2})
+        app = make_app(section, SERVED, by_length, lambda: {"RUNNING": 1})
+
+        async def drip():
+            for _ in range(40):  # each part comes in time, the whole does not
+                yield b" "
+                await asyncio.sleep(0.05)
+
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://rm") as http:
+            request = http.post("/score", content=drip(), headers={"Content-Length": "40"})
+            slow = asyncio.create_task(request)
+            await asyncio.sleep(0.05)
+            full = await http.post("/score", json={"items": [ITEM]})
+            answer = await asyncio.wait_for(slow, 1.0)
+            return answer, full.status_code, (await http.post("/score", json={"items": [ITEM]})).status_code
+
+    answer, meanwhile, after = asyncio.run(story())
+    assert (answer.status_code, answer.json()["error"]) == (408, "slow_body")
+    assert answer.headers["Connection"] == "close"
+    assert (meanwhile, after) == (429, 200)
+
+
+def test_who_leaves_before_the_body_is_whole_frees_the_place():
+    async def story():
+        seen = []
+        app = make_app(SECTION.model_copy(update={"max_requests": 1}), SERVED, by_length, lambda: {"RUNNING": 1})
+        scope = {"type": "http", "method": "POST", "path": "/score", "query_string": b"", "http_version": "1.1"}
+        parts = [{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}]
+
+        async def receive():
+            return parts.pop(0)
+
+        async def send(message):
+            seen.append(message)
+
+        await app({**scope, "headers": [(b"content-length", b"9")]}, receive, send)
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://rm") as http:
+            return seen, (await http.post("/score", json={"items": [ITEM]})).status_code
+
+    assert asyncio.run(story()) == ([], 200)
+
+
 def test_health_says_when_no_replica_is_there():
     assert client().get("/health").json() == {"status": "ok", "replicas": {"RUNNING": 1}}
     answer = client(replicas=lambda: {"STARTING": 2}).get("/health")
@@ -157,11 +221,20 @@ def test_health_says_when_no_replica_is_there():
     assert answer.headers["Retry-After"] == "2"
 
 
+def test_health_says_so_too_when_replicas_cannot_be_counted(caplog):
+    def lost():
+        raise ConnectionError("the controller is gone")
+
+    answer = client(replicas=lost).get("/health")
+    assert (answer.status_code, answer.json()) == (503, {"status": "unavailable", "replicas": {}})
+    assert "the controller is gone" in caplog.text
+
+
 def test_openapi_describes_every_route_and_status():
     api = client().get("/openapi.json").json()
     assert {"/score", "/health", "/version"} <= set(api["paths"])
     post = api["paths"]["/score"]["post"]
-    assert set(post["responses"]) == {"200", "411", "413", "422", "429", "500", "503", "504"}
+    assert set(post["responses"]) == {"200", "400", "408", "411", "413", "422", "429", "500", "503", "504"}
     schemas = api["components"]["schemas"]
     assert set(schemas["Item"]["required"]) == {"prompt", "reasoning"}
     assert set(schemas["ScoredItem"]["properties"]) == {"raw", "score", "tokens", "truncated"}

@@ -63,3 +63,15 @@ def test_a_missing_model_and_a_port_in_use_are_told_before_ray_starts(tmp_path, 
         taken.listen()
         with pytest.raises(EnvironmentFault, match=r"cannot listen there .*port 0 takes any free one"):
             run("--model", str(tmp_path), "--port", str(taken.getsockname()[1]))
+
+
+def test_the_port_of_a_server_that_still_loads_is_in_use_and_free_once_it_ends():
+    host = "127.0.0.1"
+    with serving._listening(host, 0) as first:
+        port = first.getsockname()[1]
+        with pytest.raises(EnvironmentFault, match="cannot listen there"), serving._listening(host, port):
+            pytest.fail("two servers took one port")
+        with socket.create_connection((host, port), timeout=5), first.accept()[0]:
+            pass  # closed by this side: the port keeps remembering it
+    with serving._listening(host, port):
+        pass
