@@ -61,7 +61,8 @@ def score(
     """Say how well a reward model, an LLM judge and trivial baselines order the pairs of FILE.
 
     FILE is LCB-RB, or RewardBench's columns prompt, chosen, rejected, subset as JSON lines or Parquet. Ties count half;
-    intervals are 95 % bootstraps over problems. --set overrides keys of the judge's config.
+    intervals are 95 % bootstraps over problems. --set overrides keys of the judge's config. `starter` means the starter
+    of the build, where its report.json lies beside FILE.
 
     Examples:
 
@@ -77,7 +78,8 @@ def score(
     config = parse_tree(ScoreConfig, {"scoring": scoring}, where="score")
     section = None
     if judge is not None:
-        section = load_tree(LcbRbConfig, judge, [*(overrides or []), "judge.kind=llm"]).judge
+        tree = load_tree(LcbRbConfig, judge, [*(overrides or []), "judge.kind=llm"])
+        section, config = tree.judge, config.model_copy(update={"starter": tree.starter})
     elif overrides:
         raise ConfigError("--set overrides the judge's config, and there is none. Give --judge CONFIG.")
     target = out or file.with_name(f"{file.name}.scores.json")

@@ -47,7 +47,8 @@ def inspect(
 ) -> None:
     """Show how well length alone, or a bag of words, tells the better side of each pair from the worse.
 
-    Warns above 60 %: a reward model trained on such pairs can learn the shortcut instead of reasoning.
+    Warns above 60 %, where that is not by chance (the interval excludes one half): a reward model trained on such pairs
+    can learn the shortcut instead of reasoning.
     """
     from pgrpo_ray.jobs import pairs_report
 
@@ -96,6 +97,10 @@ def probe(
     batch_size: Annotated[int | None, typer.Option(help="Texts per forward pass; default 16.")] = None,
     max_length_tokens: Annotated[int | None, typer.Option(help="Longer inputs are cut; default 2048.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of choice, probes and bootstrap; default 0.")] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="A.B=C", help="Override one key, such as starter.seed=1. May be repeated."),
+    ] = None,
 ) -> None:
     """Say how often each probe fools a reward model into scoring a worse text at least as high as an honest one.
 
@@ -118,6 +123,8 @@ def probe(
         "probe": {key: value for key, value in section.items() if value is not None},
         "scoring": scoring_values(dtype, device, batch_size, max_length_tokens, seed),
     }
+    for override in overrides or []:
+        apply_override(values, override)
     config = parse_tree(ProbeConfig, values, where="probe")
     probing.probe(reward_model, reasonings, problems, config, out, Console())
 

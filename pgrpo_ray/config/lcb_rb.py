@@ -79,11 +79,14 @@ class JudgeSection(Section):
         """True when the starter's policy is the judge: plumbing, for its answers cannot be read."""
         return self.kind == "llm" and self.chat.backend == "vllm" and self.chat.model == STARTER
 
-    def with_starter(self, policy: str | Path) -> "JudgeSection":
-        """Return this section with `policy`, the starter's folder, where it names the starter; else itself."""
+    def with_starter(self, policy: str | Path, version: str) -> "JudgeSection":
+        """Return this section with `policy`, the starter's folder, where it names the starter; else itself.
+
+        `version` tells it from other starters: without it in the name, kept answers of another one would be taken.
+        """
         if not self.needs_starter:
             return self
-        chat = self.chat.model_copy(update={"model": str(policy), "name": self.chat.label})
+        chat = self.chat.model_copy(update={"model": str(policy), "name": self.chat.name or f"starter-{version}"})
         return self.model_copy(update={"chat": chat})
 
 

@@ -1,13 +1,15 @@
 """Asking a language model about pairs, with every answer kept: a job that is killed asks nothing twice.
 
 `AnswerBook` is a file of answers, one JSON object a line, under a key of everything that decides an answer (model,
-settings, prompt). Answers are appended and flushed as they come; a last line that a kill cut short is dropped at the
-next start. A request that the machinery could not answer is not kept, so the next run asks it again.
+settings, prompt), with the tokens that it took. Answers are appended and flushed as they come; a last line that a kill
+cut short is dropped at the next start. A request that the machinery could not answer is not kept, so the next run asks
+it again. Neither is one that the model rejects, such as a prompt that is too long for it: it counts as an answer that
+cannot be read, and is asked again in the next run, whose model may have more room.
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from pgrpo_ray.config.lcb_rb import JudgeSection
@@ -16,7 +18,8 @@ from pgrpo_ray.obs.run_log import explain_full_disk
 from pgrpo_ray.protocols import ChatModel
 from pgrpo_ray.reward_model.judging import NUM_ORDERS, JudgePrompt, Question, requests
 from pgrpo_ray.reward_model.lcb_rb.schema import content_hash
-from pgrpo_ray.types import ChatRequest
+from pgrpo_ray.reward_model.od.answers import REJECTED
+from pgrpo_ray.types import ChatAnswer, ChatRequest
 
 
 @dataclass(slots=True)
@@ -24,13 +27,24 @@ class Answers:
     """What a judge answered to a list of questions."""
 
     texts: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """By question id: its answers in both presentation orders. A question with an unanswered order is not here."""
+    """By question id: its answers in both presentation orders, the empty text for a rejected one. A question with an
+    unanswered order is not here."""
+    rejected: dict[str, str] = field(default_factory=dict)
+    """By request id (`<question id>/<order>`): why the model will never answer it."""
     unanswered: dict[str, str] = field(default_factory=dict)
     """By question id: the machinery's first error."""
-    num_asked: int = 0
-    """Requests that went to the model; the others were in the book."""
     prompt_tokens: int = 0
+    """Of all answers, those in the book included: a job that was resumed cost what it cost."""
     completion_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """One answer of the book."""
+
+    text: str
+    prompt_tokens: int
+    completion_tokens: int
 
 
 class AnswerBook:
@@ -39,7 +53,7 @@ class AnswerBook:
     def __init__(self, path: Path):
         """Read what is there. Raises `DataError` when it is no book."""
         self._path = path
-        self._answers: dict[str, str] = {}
+        self._answers: dict[str, Kept] = {}
         if path.is_file():
             self._read()
 
@@ -52,7 +66,9 @@ class AnswerBook:
         for number, line in enumerate(whole.splitlines(), start=1):
             try:
                 record = json.loads(line)
-                self._answers[record["key"]] = str(record["text"])
+                key, text = record["key"], str(record["text"])
+                tokens = [int(record.get(name, 0)) for name in ("prompt_tokens", "completion_tokens")]
+                self._answers[key] = Kept(text, *tokens)
             except (ValueError, KeyError, TypeError) as error:
                 message = f"is no answer of a judge ({error}). Remove the file to ask anew."
                 raise DataError(message, str(self._path), number) from error
@@ -68,10 +84,10 @@ class AnswerBook:
     ) -> Answers:
         """Ask every question in both orders, what the book holds excepted.
 
-        Raises `EnvironmentFault` when the model answered nothing at all of what it was asked.
+        Raises `EnvironmentFault` when the machinery failed at all that was asked, or the model rejected all there is.
         """
         found = Answers()
-        texts: dict[str, str] = {}
+        kept: dict[str, Kept] = {}
         todo: dict[str, tuple[str, ChatRequest]] = {}
         for question in questions:
             asked = requests(
@@ -80,52 +96,52 @@ class AnswerBook:
             for request in asked:
                 key = _key(model.name, prompt, request)
                 if key in self._answers:
-                    texts[request.id] = self._answers[key]
+                    kept[request.id] = self._answers[key]
                 else:
                     todo[request.id] = (key, request)
-        on_progress(len(texts))
-        found.num_asked = len(todo)
+        on_progress(len(kept))
         errors: dict[str, str] = {}
-        for identity, key, text, error, tokens in self._answers_of(model, todo):
-            found.prompt_tokens += tokens[0]
-            found.completion_tokens += tokens[1]
-            if text is None:
-                errors[identity] = error
+        for answer in model.answer([request for _, request in todo.values()]) if todo else ():
+            if answer.id not in todo:
+                continue
+            if answer.text is not None:
+                kept[answer.id] = self._keep(todo[answer.id][0], answer)
+            elif answer.finish_reason == REJECTED:
+                found.rejected[answer.id] = answer.error
             else:
-                self._keep(key, text)
-                texts[identity] = text
+                errors[answer.id] = answer.error
             on_progress(1)
-        for identity in todo.keys() - texts.keys() - errors.keys():
+        for identity in todo.keys() - kept.keys() - found.rejected.keys() - errors.keys():
             errors[identity] = "the model gave no answer to this request"
-        if todo and len(errors) == len(todo):
-            raise EnvironmentFault(
-                f"the judge {model.name!r} answered none of {len(todo)} requests; the first error: "
-                f"{errors[next(iter(todo))]} Answers of earlier runs are kept in {self._path}."
-            )
+        self._refuse_nothing(model.name, todo, errors, found.rejected, bool(kept))
+        found.prompt_tokens = sum(one.prompt_tokens for one in kept.values())
+        found.completion_tokens = sum(one.completion_tokens for one in kept.values())
         for question in questions:
             ids = [f"{question.id}/{order}" for order in range(NUM_ORDERS)]
             failed = [errors[identity] for identity in ids if identity in errors]
             if failed:
                 found.unanswered[question.id] = failed[0]
             else:
-                found.texts[question.id] = tuple(texts[identity] for identity in ids)
+                found.texts[question.id] = tuple(kept[one].text if one in kept else "" for one in ids)
         return found
 
-    def _answers_of(
-        self, model: ChatModel, todo: dict[str, tuple[str, ChatRequest]]
-    ) -> Iterator[tuple[str, str, str | None, str, tuple[int, int]]]:
-        """Yield (id, key, text, error, (prompt tokens, completion tokens)) as answers come."""
-        if not todo:
-            return
-        for answer in model.answer([request for _, request in todo.values()]):
-            if answer.id in todo:
-                tokens = (answer.prompt_tokens, answer.completion_tokens)
-                yield answer.id, todo[answer.id][0], answer.text, answer.error, tokens
+    def _refuse_nothing(
+        self, name: str, todo: Collection[str], errors: Mapping[str, str], rejected: Mapping[str, str], any_kept: bool
+    ) -> None:
+        """Raise `EnvironmentFault` where going on would make a result of failures alone."""
+        if todo and len(errors) + len(rejected) == len(todo) and (errors or not any_kept):
+            first = next(errors[one] if one in errors else rejected[one] for one in todo)
+            raise EnvironmentFault(
+                f"the judge {name!r} answered none of {len(todo)} requests ({len(rejected)} rejected); the first "
+                f"error: {first} Answers of earlier runs are kept in {self._path}."
+            )
 
-    def _keep(self, key: str, text: str) -> None:
-        self._answers[key] = text
+    def _keep(self, key: str, answer: ChatAnswer) -> Kept:
+        one = Kept(str(answer.text), answer.prompt_tokens, answer.completion_tokens)
+        self._answers[key] = one
         with explain_full_disk(self._path.parent), self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"key": key, "text": text}) + "\n")
+            file.write(json.dumps({"key": key, **asdict(one)}) + "\n")
+        return one
 
 
 def _key(model: str, prompt: JudgePrompt, request: ChatRequest) -> str:

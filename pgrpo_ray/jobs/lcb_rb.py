@@ -38,6 +38,7 @@ from pgrpo_ray.reward_model.judging import JudgePrompt
 from pgrpo_ray.reward_model.lcb_rb import schema, selection
 from pgrpo_ray.reward_model.lcb_rb.schema import ACCEPT, REJECT, UNPARSED, ReasoningPair
 from pgrpo_ray.reward_model.lcb_rb.selection import Candidate, Sample, Selection
+from pgrpo_ray.starter.artifacts import StarterPaths, content_key
 from pgrpo_ray.types import Problem
 
 MAX_EXAMPLES = 20
@@ -57,7 +58,11 @@ def build(config: LcbRbConfig, console: Console) -> Path:
             warn_weak_sandbox(console, sandbox.reason)
         starter = _starter(config, display) if config.uses_starter else None
         if starter:
-            config = config.model_copy(update={"judge": config.judge.with_starter(starter.policy)})
+            config = config.model_copy(
+                update={"judge": config.judge.with_starter(starter.policy, content_key(config.starter))}
+            )
+        if config.problems.file == STARTER:
+            others |= _trained_by_starter(starter)
         problems = problems or _load(config, starter)
         if config.judge.kind == "starter":
             exercises_of(problems)  # refused now, not after an hour of sampling
@@ -250,6 +255,15 @@ def _load_others(section: ContaminationSection) -> dict[str, list[leaks.Text]]:
     return others
 
 
+def _trained_by_starter(starter: StarterPaths) -> dict[str, list[leaks.Text]]:
+    """The problems that the starter's own models are trained on."""
+    found = {}
+    for file in (starter.train.with_name("warmup.jsonl"), starter.train):
+        problems = load_problems(file, "jsonl")
+        found[f"starter/{file.name}"] = [leaks.Text(problem.id, problem.prompt) for problem in problems]
+    return found
+
+
 def _contamination(
     section: ContaminationSection,
     pairs: Sequence[ReasoningPair],
@@ -330,6 +344,11 @@ def _tell(display: Display, folder: Path, report: dict[str, Any]) -> None:
         display.note(
             f"[red]{stages['unanswered']} candidates got no answer from the judge and are left out; the first error: "
             f"{escape(judge.get('first_error', ''))} Run the same command again to ask those again.[/red]"
+        )
+    if judge.get("requests_rejected"):
+        display.note(
+            f"[yellow]the judge rejected {judge['requests_rejected']} of {judge['requests']} requests, which count as "
+            f"unparsed; the first time: {escape(judge['first_rejection'])}[/yellow]"
         )
     for one in report["contamination"]:
         if one["overlapping"]:

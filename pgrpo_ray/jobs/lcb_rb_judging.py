@@ -91,18 +91,23 @@ def _judge_by_llm(
         pair = schema.pair_id(candidates[at].problem_id, question.chosen, question.rejected)
         judged.unparsed += [
             {"pair_id": pair, "order": order, "answer": texts[order]}
+            | ({"rejected": why} if (why := answers.rejected.get(f"{question.id}/{order}")) is not None else {})
             for order, soundness in enumerate(read[at])
             if soundness is None
         ]
-    both = [sides for sides in read.values() if None not in sides]
+    both_read = {at: sides for at, sides in read.items() if None not in sides}
+    both = list(both_read.values())
     labels = [[word for sides in both for word in _labels(sides[order])] for order in range(judging.NUM_ORDERS)]
-    kappa = agreement(*labels, seed=config.lcb_rb.seed)
+    groups = [candidates[at].problem_id for at in both_read for _ in ("chosen", "rejected")]
+    kappa = agreement(*labels, groups, seed=config.lcb_rb.seed)
     judged.facts = {
-        "requests_asked": answers.num_asked,
+        "requests": judging.NUM_ORDERS * len(questions),
         "prompt_tokens": answers.prompt_tokens,
         "completion_tokens": answers.completion_tokens,
         "cost": config.judge.chat.cost(answers.prompt_tokens, answers.completion_tokens),
         "answers_unparsed": len(judged.unparsed),
+        "requests_rejected": len(answers.rejected),
+        "first_rejection": next((why for _, why in sorted(answers.rejected.items())), ""),
         "unanswered": len(answers.unanswered),
         "first_error": next(iter(answers.unanswered.values()), ""),
         "position_bias_rate": sum(one != two for one, two in both) / len(both) if both else None,

@@ -2,7 +2,7 @@
 
 Sampling is resumable: every `rollout.prompts_per_step` problems are one file in the build's folder `samples/`, written
 whole or not at all, and a file that is there is not sampled again. `samples/settings.json` says what the files were
-sampled with; other settings in the same folder are refused.
+sampled with, the version of the policy's weights included; other settings in the same folder are refused.
 """
 
 import glob
@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from pgrpo_ray import preflight
-from pgrpo_ray.config import EvaluationSection, LearnerSection, RewardModelSection, RunConfig, RunSection
+from pgrpo_ray.config import STARTER, EvaluationSection, LearnerSection, RewardModelSection, RunConfig, RunSection
 from pgrpo_ray.config.lcb_rb import LcbRbConfig
 from pgrpo_ray.config.run import DataSection
 from pgrpo_ray.data import arrow
@@ -24,6 +24,7 @@ from pgrpo_ray.interrupts import interruptible
 from pgrpo_ray.obs.run_log import explain_full_disk
 from pgrpo_ray.reward_model.lcb_rb.schema import problems_hash
 from pgrpo_ray.reward_model.lcb_rb.selection import Sample
+from pgrpo_ray.reward_model.version import folder_version
 from pgrpo_ray.types import Problem, PromptRequest
 
 _COLUMNS = ("problem_id", "sample_index", "policy_version", "format_ok", "thinking", "program", "verdict")
@@ -107,7 +108,7 @@ def sample_all(
     """
     folder = config.folder / "samples"
     folder.mkdir(parents=True, exist_ok=True)
-    _check_settings(folder, config, problems)
+    _check_settings(folder, config, model, problems)
     run, per_file = run_config(config), config.rollout.prompts_per_step
     chunks = [list(problems[at : at + per_file]) for at in range(0, len(problems), per_file)]
     paths = [folder / f"samples-{number:05d}.arrow" for number in range(len(chunks))]
@@ -167,11 +168,24 @@ def _requests(config: LcbRbConfig, model: str, problems: Sequence[Problem]) -> d
     }
 
 
-def _check_settings(folder: Path, config: LcbRbConfig, problems: Sequence[Problem]) -> None:
+def policy_version(config: LcbRbConfig, model: str) -> str:
+    """Return what tells the policy's weights from others of the same name; empty for a hub name, which has none here.
+
+    `model` is the folder or hub name that `policy.model` stands for.
+    """
+    if config.policy.model == STARTER:
+        from pgrpo_ray.starter.artifacts import content_key
+
+        return f"starter-{content_key(config.starter)}"
+    return folder_version(Path(model)) if Path(model).is_dir() else ""
+
+
+def _check_settings(folder: Path, config: LcbRbConfig, model: str, problems: Sequence[Problem]) -> None:
     """Write down what the folder's samples are made with, or refuse when it says otherwise. Raises `ConfigError`."""
     rollout = config.rollout
     settings = {
         "policy.model": config.policy.model,
+        "policy's version": policy_version(config, model),
         "policy.dtype": config.policy.dtype,
         "lcb_rb.seed": config.lcb_rb.seed,
         "rollout.group_size": rollout.group_size,
@@ -181,8 +195,6 @@ def _check_settings(folder: Path, config: LcbRbConfig, problems: Sequence[Proble
         "problems.system_prompt": config.problems.system_prompt,
         "problems": problems_hash(problems),
     }
-    if config.uses_starter:
-        settings["starter"] = config.starter.model_dump(exclude={"threads"})
     file = folder / "settings.json"
     if not file.is_file():
         draft = file.with_suffix(".tmp")
@@ -199,7 +211,7 @@ def _check_settings(folder: Path, config: LcbRbConfig, problems: Sequence[Proble
         raise ConfigError(
             f"{folder} holds samples made with {key} = {before.get(key)!r}, now it is {settings[key]!r}. Choose "
             f"another lcb_rb.name, or remove that folder to sample anew.",
-            path="" if key in ("problems", "starter") else key,
+            path="" if key in ("problems", "policy's version") else key,
         )
 
 

@@ -16,8 +16,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from pgrpo_ray.config import STARTER, StarterSection
+from pgrpo_ray.config.base import parse_tree
 from pgrpo_ray.config.lcb_rb import JudgeSection, ScoreConfig, ScoringSection
-from pgrpo_ray.errors import DataError, EnvironmentFault, ModelError
+from pgrpo_ray.errors import ConfigError, DataError, EnvironmentFault, ModelError
 from pgrpo_ray.interrupts import interruptible
 from pgrpo_ray.jobs.judges import AnswerBook
 from pgrpo_ray.reward_model import judging
@@ -25,6 +26,7 @@ from pgrpo_ray.reward_model.judging import Question
 from pgrpo_ray.reward_model.lcb_rb import schema, statistics
 from pgrpo_ray.reward_model.lcb_rb.schema import UNPARSED, ScoredPair
 from pgrpo_ray.reward_model.lcb_rb.statistics import LENGTH_BUCKETS, Estimate
+from pgrpo_ray.starter.artifacts import content_key
 
 REWARD_MODEL = "reward model"
 """What the report calls it."""
@@ -49,8 +51,15 @@ def score(
     console: Console,
 ) -> dict[str, Any]:
     """Score the pairs of `file`, write the report to `out`, print it, and return it. Raises the project's errors."""
-    scoring, starter = config.scoring, config.starter
+    scoring = config.scoring
     pairs = schema.read_scored_pairs(file)
+    starter = starter_of(file, config.starter)
+    if judge is not None and judge.needs_starter and content_key(starter) != content_key(config.starter):
+        raise ConfigError(
+            f"the judge's config and the build of {file} (report.json beside it) mean different starters. Give the "
+            "judge's config the same section `starter`.",
+            path="starter",
+        )
     prompt = judging.load_prompt(judging.PREFERENCE, judge.preference_prompt) if judge else None
     check_out(out)
     scored: dict[str, Scored] = {}
@@ -58,10 +67,10 @@ def score(
         if reward_model == STARTER:
             reward_model = str(make_starter(starter, console).reward_model)
         if reward_model is not None:
-            scored[REWARD_MODEL] = by_reward_model(pairs, reward_model, scoring, console)
+            scored[REWARD_MODEL] = by_reward_model(pairs, reward_model, within_model(scoring, reward_model), console)
         if judge is not None and prompt is not None:
             if judge.needs_starter:
-                judge = judge.with_starter(make_starter(starter, console).policy)
+                judge = judge.with_starter(make_starter(starter, console).policy, content_key(starter))
             book = AnswerBook(out.with_name(f"{out.name}.answers.jsonl"))
             scored["judge"] = _by_judge(pairs, judge, prompt, book, scoring.seed, console)
     if baselines or not scored:
@@ -74,6 +83,26 @@ def score(
     print_report(report, console)
     console.print(escape(f"report: {out}"), highlight=False, soft_wrap=True)
     return report
+
+
+def starter_of(file: Path, default: StarterSection) -> StarterSection:
+    """Return the starter that the build of `file` was made with; `default` where no build's report lies beside it.
+
+    `starter` then means the models that the benchmark knows, not those of the default seed. Raises `DataError` for a
+    report that is none, `ConfigError` for a section of it that this version does not understand.
+    """
+    report = file.with_name("report.json")
+    if not report.is_file():
+        return default
+    try:
+        section = json.loads(report.read_text(encoding="utf-8"))["config"]["starter"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"lies beside the pairs and is no report of a build ({error!r}), so what `starter` means is unknown. Move "
+            "it away, or build again.",
+            str(report),
+        ) from error
+    return parse_tree(ScoreConfig, {"starter": section}, where=str(report)).starter
 
 
 def make_starter(section: StarterSection, console: Console) -> Any:
@@ -105,11 +134,24 @@ def by_reward_model(pairs: Sequence[ScoredPair], model: str, scoring: ScoringSec
     return Scored(outcomes, facts)
 
 
-def raw_scores(items: Sequence[tuple[str, str]], model: str, scoring: ScoringSection, console: Console) -> list[float]:
-    """Return a reward model's raw score of each (prompt, reasoning). Raises `ModelError` when one is no number."""
+def within_model(scoring: ScoringSection, model: str) -> ScoringSection:
+    """Return `scoring` with its bound on lengths no higher than the model's own, as the reward server has it.
+
+    Raises `ModelError` for what is no reward model.
+    """
     from pgrpo_ray import preflight
 
-    preflight.model_facts(model, "--reward-model", role="reward")
+    own = preflight.model_facts(model, "--reward-model", role="reward").max_positions
+    if own is None or own >= scoring.max_length_tokens:
+        return scoring
+    return scoring.model_copy(update={"max_length_tokens": own})
+
+
+def raw_scores(items: Sequence[tuple[str, str]], model: str, scoring: ScoringSection, console: Console) -> list[float]:
+    """Return a reward model's raw score of each (prompt, reasoning); `scoring` is `within_model`.
+
+    Raises `ModelError` when one is no number.
+    """
     import torch
 
     from pgrpo_ray.reward_model import train
@@ -158,16 +200,26 @@ def _by_judge(
     ]
     outcomes = [judging.preference_outcome(two) for two in read]
     both = [two for two, result in zip(read, outcomes, strict=True) if result is not None]
-    kappa = agreement(*([str(two[order]) for two in both] for order in range(judging.NUM_ORDERS)), seed=seed)
+    groups = [pair.group for pair, result in zip(pairs, outcomes, strict=True) if result is not None]
+    kappa = agreement(*([str(two[order]) for two in both] for order in range(judging.NUM_ORDERS)), groups, seed=seed)
+    if answers.rejected:
+        first = next(why for _, why in sorted(answers.rejected.items()))
+        console.print(
+            f"[yellow]the judge rejected {len(answers.rejected)} of {judging.NUM_ORDERS * len(pairs)} requests, which "
+            f"count as unparsed; the first time: {escape(first)}[/yellow]"
+        )
     facts = {
         "model": name,
         "prompt_hash": prompt.hash,
         "answers_unparsed": sum(answer is None for two in read for answer in two),
+        "requests_rejected": len(answers.rejected),
         "ties": sum(result in (None, 0.5) for result in outcomes),
         "position_bias_rate": sum(one != two for one, two in both) / len(both) if both else None,
         # In order 0 the chosen side stands first, in order 1 the rejected one.
         "first_preferred_frac": sum(bool(one) + (not two) for one, two in both) / (2 * len(both)) if both else None,
         "agreement_between_orders": kappa.to_json() if kappa else None,
+        "prompt_tokens": answers.prompt_tokens,
+        "completion_tokens": answers.completion_tokens,
         "cost": section.chat.cost(answers.prompt_tokens, answers.completion_tokens),
     }
     return Scored(tuple(0.5 if result is None else result for result in outcomes), facts)
@@ -250,8 +302,11 @@ def agree(files: Sequence[Path], human: Path | None, seed: int, out: Path | None
     from pgrpo_ray.reward_model.lcb_rb.agreement import compare, read_decisions
 
     raters: dict[str, dict[str, str]] = {}
+    groups: dict[str, str] = {}  # the problem of each pair
     for file in files:
-        raters[str(file)] = {pair.id: pair.decision for pair in schema.read_pairs(file) if pair.decision != UNPARSED}
+        pairs = schema.read_pairs(file)
+        groups |= {pair.id: pair.problem_id for pair in pairs}
+        raters[str(file)] = {pair.id: pair.decision for pair in pairs if pair.decision != UNPARSED}
     if human is not None:
         raters[str(human)] = read_decisions(human)
     if len(raters) < 2:
@@ -265,7 +320,7 @@ def agree(files: Sequence[Path], human: Path | None, seed: int, out: Path | None
         table.add_column(name, overflow="fold")
     for at, first in enumerate(names):
         for second in names[at + 1 :]:
-            one = compare(raters[first], raters[second], seed)
+            one = compare(raters[first], raters[second], groups, seed)
             if one is None:
                 raise DataError(f"shares no pair with {first}. Were they made of the same samples and seed?", second)
             found.append({"first": first, "second": second, **one.to_json()})

@@ -13,13 +13,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pgrpo_ray import preflight
 from pgrpo_ray.config import STARTER
 from pgrpo_ray.config.lcb_rb import ProbeConfig
 from pgrpo_ray.data.records import located, read_records, require, require_text
 from pgrpo_ray.errors import DataError
 from pgrpo_ray.interrupts import interruptible
-from pgrpo_ray.jobs.lcb_rb_score import check_out, make_starter, raw_scores, write_json
+from pgrpo_ray.jobs.lcb_rb_score import check_out, make_starter, raw_scores, within_model, write_json
 from pgrpo_ray.reward_model import probes
 from pgrpo_ray.reward_model.probes import Honest, ProbeResult
 
@@ -46,13 +45,14 @@ def probe(
     else:
         honest, admits, source = [], _admit_all, "starter"
     if reward_model != STARTER:
-        preflight.model_facts(reward_model, "--reward-model", role="reward")
+        within_model(scoring, reward_model)  # refused now, not after a starter is made
     with interruptible():
         if reward_model == STARTER or not honest:
             paths = make_starter(config.starter, console)
             reward_model = str(paths.reward_model) if reward_model == STARTER else reward_model
             if not honest:
                 honest, admits = _starter_honest(paths.heldout, section.seed)
+        scoring = within_model(scoring, reward_model)
         honest, admits = _some(honest, admits, section.max_reasonings, section.seed)
         probed, skipped = probes.apply_probes(honest, section.seed, admits)
         items = [(one.prompt, one.reasoning) for one in honest]
@@ -64,6 +64,7 @@ def probe(
         "reasonings": source,
         "num_reasonings": len(honest),
         "seed": section.seed,
+        "max_length_tokens": scoring.max_length_tokens,
         "worst": next((result.probe for result in found if result.fooled), None),
         "probes": [result.to_json() for result in found],
         "examples": _examples(honest, probed, raw[: len(honest)], raw[len(honest) :]),

@@ -16,7 +16,9 @@ from pgrpo_ray.errors import ConfigError, DataError, EnvironmentFault
 from pgrpo_ray.jobs import lcb_rb, lcb_rb_score
 from pgrpo_ray.jobs.judges import AnswerBook
 from pgrpo_ray.jobs.lcb_rb_samples import _check_settings
+from pgrpo_ray.preflight import ModelFacts
 from pgrpo_ray.reward_model.lcb_rb import schema
+from pgrpo_ray.starter.artifacts import StarterPaths
 from pgrpo_ray.types import ChatAnswer, Judgement, Verdict
 
 PASSING, FAILING = "the right way, item {}", "a wrong way, entry {}"
@@ -103,6 +105,10 @@ class FakeJudge:
     def _one(self, request):
         if self.behaviour == "down" or (self.behaviour == "flaky" and "p0-" in request.prompt):
             return ChatAnswer(request.id, None, error="500 Internal Server Error")
+        if self.behaviour == "strict" and "p0-" in request.prompt:
+            return ChatAnswer(request.id, None, "rejected", "the prompt is too long")
+        if self.behaviour == "refuses all":
+            return ChatAnswer(request.id, None, "rejected", "max_tokens is too large")
         if self.behaviour == "nonsense" and "p0-" in request.prompt:
             return ChatAnswer(request.id, "As a model I like both.", "stop")
         a = re.search(r"<reasoning A (\w+)>\n(.*?)\n</reasoning A \1>", request.prompt, re.DOTALL)[2]
@@ -161,7 +167,7 @@ def test_the_same_build_gives_the_same_bytes(workplace):
 def test_an_honest_judge_keeps_the_pairs_and_agrees_with_itself(workplace, judged_by):
     judge = judged_by(FakeJudge())
     folder, report = build(workplace, "judge.kind=llm", "judge.chat.prompt_price=1000000")
-    assert judge.asked == report["judge"]["requests_asked"] == 48
+    assert judge.asked == report["judge"]["requests"] == 48
     assert report["stages"]["accept"] == 24
     assert report["judge"]["position_bias_rate"] == 0.0
     assert report["judge"]["agreement_between_orders"]["kappa"] == 1.0
@@ -202,12 +208,17 @@ def test_a_killed_judge_is_asked_nothing_twice(workplace, judged_by):
     with book.open("a") as file:
         file.write('{"key": "cut sh')  # what a power cut leaves
     judge = judged_by(FakeJudge())
-    _, report = build(workplace, "judge.kind=llm")
+    price = "judge.chat.prompt_price=1000000"
+    folder, report = build(workplace, "judge.kind=llm", price)
     assert judge.asked == 28
     assert report["pairs"] == 12
+    assert (report["judge"]["prompt_tokens"], report["judge"]["completion_tokens"]) == (480, 96)
+    assert report["judge"]["cost"] == 480  # what all answers cost, not those of this run
+    before = (folder / "report.json").read_bytes()
     judge = judged_by(FakeJudge("down"))  # all is in the book, so nobody notices
-    build(workplace, "judge.kind=llm")
+    build(workplace, "judge.kind=llm", price)
     assert judge.asked == 0
+    assert (folder / "report.json").read_bytes() == before
 
 
 def test_requests_without_an_answer_are_left_out_and_asked_again(workplace, judged_by):
@@ -218,6 +229,31 @@ def test_requests_without_an_answer_are_left_out_and_asked_again(workplace, judg
     judge = judged_by(FakeJudge())
     _, report = build(workplace, "judge.kind=llm")
     assert (judge.asked, report["stages"]["unanswered"], report["pairs"]) == (8, 0, 12)
+
+
+def test_rejected_requests_are_unparsed_and_shown(workplace, judged_by):
+    judged_by(FakeJudge("strict"))
+    console = quiet()
+    folder = lcb_rb.build(load_tree(LcbRbConfig, workplace / "config.yaml", ["judge.kind=llm"]), console)
+    report = json.loads((folder / "report.json").read_text())
+    assert (report["stages"]["unparsed"], report["stages"]["unanswered"], report["pairs"]) == (4, 0, 10)
+    assert (report["judge"]["requests_rejected"], report["judge"]["first_rejection"]) == (8, "the prompt is too long")
+    assert "rejected 8 of 48 requests" in console.file.getvalue()
+    lines = [json.loads(line) for line in (folder / "unparsed.jsonl").read_text().splitlines()]
+    assert [(line["answer"], line["rejected"]) for line in lines] == [("", "the prompt is too long")] * 8
+    before = (folder / "report.json").read_bytes()
+    judge = judged_by(FakeJudge("strict"))
+    build(workplace, "judge.kind=llm")
+    assert judge.asked == 8  # another model of the name may have more room
+    assert (folder / "report.json").read_bytes() == before
+
+
+def test_a_judge_that_rejects_everything_is_an_error(workplace, judged_by):
+    judged_by(FakeJudge("refuses all"))
+    with pytest.raises(
+        EnvironmentFault, match=r"answered none of 48 requests \(48 rejected\).*max_tokens is too large"
+    ):
+        build(workplace, "judge.kind=llm")
 
 
 def test_a_dead_endpoint_is_an_error_and_work_is_kept(workplace, judged_by):
@@ -276,11 +312,34 @@ def test_samples_of_other_problems_and_files_without_verdicts_are_refused(workpl
 
 def test_samples_of_other_settings_are_not_mixed(workplace):
     config = load_tree(LcbRbConfig, workplace / "config.yaml")
-    _check_settings(workplace, config, [])
-    _check_settings(workplace, config, [])
+    _check_settings(workplace, config, "hub/name", [])
+    _check_settings(workplace, config, "hub/name", [])
     changed = load_tree(LcbRbConfig, workplace / "config.yaml", ["rollout.temperature=0.5"])
     with pytest.raises(ConfigError, match=r"rollout.temperature = 1.0, now it is 0.5"):
-        _check_settings(workplace, changed, [])
+        _check_settings(workplace, changed, "hub/name", [])
+
+
+def test_samples_of_another_policy_of_the_same_name_are_not_mixed(tmp_path, workplace):
+    model, samples = tmp_path / "model", tmp_path / "samples"
+    model.mkdir()
+    samples.mkdir()
+    (model / "config.json").write_text("{}")
+    (model / "model.safetensors").write_bytes(b"weights")
+    config = load_tree(LcbRbConfig, workplace / "config.yaml", [f"policy.model={model}"])
+    _check_settings(samples, config, str(model), [])
+    _check_settings(samples, config, str(model), [])
+    (model / "model.safetensors").write_bytes(b"trained further")
+    with pytest.raises(ConfigError, match="policy's version = 'sha256:"):
+        _check_settings(samples, config, str(model), [])
+
+
+def test_samples_of_another_starter_are_not_mixed(tmp_path, workplace, monkeypatch):
+    config = load_tree(LcbRbConfig, workplace / "config.yaml", ["policy.model=starter"])
+    _check_settings(tmp_path, config, "/cache/policy", [])
+    _check_settings(tmp_path, config, "/elsewhere/policy", [])  # the same starter in another cache
+    monkeypatch.setattr("pgrpo_ray.starter.artifacts._LIBRARIES", ("torch",))  # as another version of the code
+    with pytest.raises(ConfigError, match="policy's version = 'starter-"):
+        _check_settings(tmp_path, config, "/cache/policy", [])
 
 
 def test_the_example_config_is_sound():
@@ -290,8 +349,8 @@ def test_the_example_config_is_sound():
         LcbRbConfig, Path(__file__).parents[2] / "cluster" / "lcb-rb.yaml", ["judge.kind=llm", "rollout.group_size=50"]
     )
     assert asked.judge.needs_starter
-    assert asked.judge.with_starter("/policy").chat.model == "/policy"
-    assert asked.judge.with_starter("/policy").chat.label == "starter"
+    assert asked.judge.with_starter("/policy", "abc").chat.model == "/policy"
+    assert asked.judge.with_starter("/policy", "abc").chat.label == "starter-abc"  # its answers are no other starter's
     with pytest.raises(ConfigError, match="needs a passing and a failing sample"):
         load_tree(LcbRbConfig, Path(__file__).parents[2] / "cluster" / "lcb-rb.yaml", ["rollout.group_size=1"])
 
@@ -303,9 +362,12 @@ def run_score(file, out, *, reward_model=None, judge=None, baselines=True):
 
 @pytest.fixture
 def reward_model(monkeypatch):
-    """A reward model that likes the word `right`; of p0 it is always wrong, of p1 it cannot tell."""
+    """A reward model that likes the word `right`; of p0 it is always wrong, of p1 it cannot tell. Takes 100 tokens."""
+    seen = []
 
     def raw_scores(items, model, scoring, console):
+        seen.append((model, scoring.max_length_tokens))
+
         def one(prompt, text):
             likes = float("right" in text)
             return {"Problem number 0.": -likes, "Problem number 1.": 0.5}.get(prompt, likes)
@@ -313,6 +375,8 @@ def reward_model(monkeypatch):
         return [one(*item) for item in items]
 
     monkeypatch.setattr(lcb_rb_score, "raw_scores", raw_scores)
+    monkeypatch.setattr("pgrpo_ray.preflight.model_facts", lambda *_, **__: ModelFacts(1, 100))
+    return seen
 
 
 def test_scoring_a_reward_model_against_baselines(workplace, reward_model, tmp_path):
@@ -321,6 +385,7 @@ def test_scoring_a_reward_model_against_baselines(workplace, reward_model, tmp_p
     found = report["results"]
     assert found["reward model"]["accuracy"]["value"] == pytest.approx((4 * 2 + 2 * 0.5) / 12)
     assert found["reward model"]["ties"] == 2
+    assert found["reward model"]["max_length_tokens"] == 100 and reward_model == [("rm", 100)]  # not the default 2048
     assert found["reward model"]["by_difficulty"]["easy"]["value"] == pytest.approx(4 / 6)
     assert found["reward model"]["by_difficulty"]["hard"]["value"] == pytest.approx(5 / 6)
     assert found["random"]["accuracy"]["value"] == 0.5
@@ -367,6 +432,60 @@ def test_unreadable_answers_are_ties_and_missing_ones_stop_the_score(workplace, 
     assert judge.asked == 4
 
 
+def test_requests_that_a_judge_rejects_are_ties_and_do_not_stop_the_score(workplace, judged_by, tmp_path):
+    folder, _ = build(workplace)
+    judged_by(FakeJudge("strict"))
+    section = judge_section(workplace)
+    report = run_score(folder / "pairs.jsonl", tmp_path / "s.json", judge=section)
+    found = report["results"]["judge"]
+    assert found["accuracy"]["value"] == pytest.approx(11 / 12)
+    assert (found["requests_rejected"], found["answers_unparsed"], found["ties"]) == (4, 4, 2)
+    assert (found["prompt_tokens"], found["completion_tokens"]) == (200, 40)
+    assert run_score(folder / "pairs.jsonl", tmp_path / "s.json", judge=section) == report
+
+
+def test_starter_means_the_starter_of_the_build(workplace, reward_model, judged_by, tmp_path, monkeypatch):
+    made = []
+
+    def make_starter(section, console):
+        made.append(section.seed)
+        return StarterPaths.inside(tmp_path / "starter")
+
+    monkeypatch.setattr(lcb_rb_score, "make_starter", make_starter)
+    folder, _ = build(workplace, "starter.seed=5")
+    run_score(folder / "pairs.jsonl", tmp_path / "s.json", reward_model="starter")
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    (alone / "pairs.jsonl").write_bytes((folder / "pairs.jsonl").read_bytes())
+    run_score(alone / "pairs.jsonl", tmp_path / "s.json", reward_model="starter")
+    assert made == [5, 0]
+    judge = load_tree(
+        LcbRbConfig,
+        workplace / "config.yaml",
+        ["judge.kind=llm", "judge.chat.backend=vllm", "judge.chat.model=starter"],
+    ).judge
+    with pytest.raises(ConfigError, match="mean different starters"):
+        run_score(folder / "pairs.jsonl", tmp_path / "s.json", judge=judge)
+    (alone / "report.json").write_text("[]")
+    with pytest.raises(DataError, match="no report of a build"):
+        run_score(alone / "pairs.jsonl", tmp_path / "s.json", reward_model="starter")
+
+
+def test_the_starters_own_training_problems_are_compared_by_themselves(workplace, monkeypatch):
+    lines = (workplace / "problems.jsonl").read_text().splitlines(keepends=True)
+    paths = StarterPaths.inside(workplace / "starter")
+    paths.train.parent.mkdir()
+    paths.heldout.write_text("".join(lines))
+    paths.train.write_text(json.dumps(problem_line(77)) + "\n")
+    (workplace / "starter" / "warmup.jsonl").write_text(lines[2] + json.dumps(problem_line(78)) + "\n")
+    monkeypatch.setattr(lcb_rb, "_starter", lambda config, display: paths)
+    _, report = build(workplace, "problems.file=starter")
+    warmup, train = report["contamination"]
+    assert (warmup["file"], warmup["problems_there"], warmup["exact"]) == ("starter/warmup.jsonl", 2, 1)
+    assert warmup["worst"][0]["measured"] == "p2"
+    assert (train["file"], train["overlapping"]) == ("starter/train.jsonl", 0)
+
+
 def test_reward_bench_is_scored_by_subset(reward_model, tmp_path):
     lines = [
         {"prompt": f"q{at}", "chosen": "right", "rejected": "bad", "subset": ("code", "math")[at % 2], "id": at}
@@ -406,8 +525,11 @@ def test_raters_with_nothing_in_common_and_a_single_rater_are_refused(workplace,
         lcb_rb_score.agree([folder / "pairs.jsonl"], None, 0, None, quiet())
 
 
-def test_a_damaged_book_of_answers_is_refused(tmp_path):
-    (tmp_path / "book").write_text('{"key": "a", "text": "b"}\n{"no": "key"}\n')
+@pytest.mark.parametrize(
+    "line", ['{"no": "key"}', "[]", "null", "{", '{"key": "a", "text": "b", "prompt_tokens": "x"}']
+)
+def test_a_damaged_book_of_answers_is_refused(tmp_path, line):
+    (tmp_path / "book").write_text('{"key": "a", "text": "b"}\n' + line + "\n")
     with pytest.raises(DataError, match="is no answer of a judge") as caught:
         AnswerBook(tmp_path / "book")
     assert caught.value.line == 2

@@ -12,15 +12,16 @@ from pgrpo_ray.config import parse_tree
 from pgrpo_ray.config.lcb_rb import ProbeConfig
 from pgrpo_ray.errors import DataError
 from pgrpo_ray.jobs import probing
+from pgrpo_ray.preflight import ModelFacts
 from pgrpo_ray.reward_model.probes import PROBES
-from pgrpo_ray.starter.problems import Exercise, generate, write_jsonl
+from pgrpo_ray.starter.problems import generate, write_jsonl
 
 
 @pytest.fixture
 def likes_length(monkeypatch):
     """A reward model that scores by length alone."""
     monkeypatch.setattr(probing, "raw_scores", lambda items, *_: [float(len(text)) for _, text in items])
-    monkeypatch.setattr("pgrpo_ray.preflight.model_facts", lambda *_, **__: None)
+    monkeypatch.setattr("pgrpo_ray.preflight.model_facts", lambda *_, **__: ModelFacts(1, 64))
 
 
 def run(tmp_path, *, reasonings=None, problems=None, **probe):
@@ -47,6 +48,7 @@ def test_a_model_that_likes_length_is_found_out(tmp_path, likes_length):
         assert by_name[name]["fooled"]["value"] == pytest.approx(0.5, abs=0.1)
     assert report["worst"] in ("padding", "repetition", "fluent_nonsense")
     assert report["examples"]["empty"]["worse"] == ""
+    assert report["max_length_tokens"] == 64  # the model's own bound, below the default
     assert json.loads((tmp_path / "probes.json").read_text()) == report
 
 
@@ -59,7 +61,6 @@ def test_the_starters_steps_are_swapped_only_where_that_is_wrong(tmp_path, likes
     matters = sum(not one.solved_by(one.steps[::-1], one.reduction) for one in exercises)
     assert 0 < swapped["skipped"] < 100
     assert matters - 20 <= swapped["fooled"]["num_pairs"] <= matters  # of 120, 20 were not drawn
-    assert isinstance(exercises[0], Exercise)
     assert report == run(tmp_path, problems=tmp_path / "problems.jsonl", max_reasonings=100)
 
 
@@ -114,6 +115,20 @@ def test_commands_end_bad_input_with_a_message_and_status_2(tmp_path, pgrpo):
         status, _, error = pgrpo(*arguments)
         assert status == 2, (arguments, error)
         assert words in error, (arguments, error)
+
+
+def test_a_probe_may_name_another_starter(tmp_path, pgrpo, monkeypatch):
+    asked = []
+
+    def make_starter(section, console):
+        asked.append(section.seed)
+        raise DataError("stop here")
+
+    monkeypatch.setattr(probing, "make_starter", make_starter)
+    assert pgrpo("rm", "probe", "--reward-model", "starter", "--set", "starter.seed=7")[0] == 2
+    status, _, error = pgrpo("rm", "probe", "--reward-model", "starter", "--set", "starter.sead=7")
+    assert status == 2 and "Did you mean 'seed'" in error
+    assert asked == [7]
 
 
 def test_baselines_alone_need_no_model(tmp_path, pgrpo):

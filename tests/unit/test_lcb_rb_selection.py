@@ -1,5 +1,7 @@
 """Which samples may stand in a pair, which candidates are judged, and how pairs are spread."""
 
+import itertools
+import random
 from collections import Counter
 
 import pytest
@@ -78,6 +80,18 @@ def test_the_first_candidates_share_no_sample():
     assert left_out["over_the_cap"] == 6
 
 
+@pytest.mark.parametrize(("passing", "failing"), [(5, 2), (2, 5), (4, 6), (3, 3), (1, 4)])
+def test_samples_of_unequal_sides_take_turns_at_every_cap(passing, failing):
+    given = [sample("p", f"r{at}") for at in range(passing)]
+    given += [sample("p", f"w{at}", "wrong_answer") for at in range(failing)]
+    for cap in range(1, passing * failing + 1):
+        found, _ = candidates(given, {}, selection(max_candidates_per_problem=cap))
+        assert len(set(texts(found))) == cap
+        for side, count in (("chosen", passing), ("rejected", failing)):
+            uses = Counter(getattr(one, side).reasoning for one in found)
+            assert max(uses.values()) - (min(uses.values()) if len(uses) == count else 0) <= 1
+
+
 def test_the_seed_decides_and_other_problems_do_not():
     given = [sample("p", f"r{at}") for at in range(5)] + [sample("p", f"w{at}", "wrong_answer") for at in range(5)]
     more = [sample("a", "r"), sample("a", "w", "wrong_answer"), *given]
@@ -129,6 +143,62 @@ def test_length_can_be_made_to_say_nothing():
         for one in found
     )
     assert signs == {1: 4, -1: 4, 0: 2}
+
+
+LONGER, SHORTER = ("long text", "short"), ("short", "long text")
+
+
+def both_signs(name, longer, shorter, difficulty="easy"):
+    """A problem with so many candidates whose chosen side is the longer and the shorter one."""
+    return [candidate(name, difficulty, *LONGER) for _ in range(longer)] + [
+        candidate(name, difficulty, *SHORTER) for _ in range(shorter)
+    ]
+
+
+def signs_of(found):
+    return Counter(1 if len(one.chosen.reasoning) > len(one.rejected.reasoning) else -1 for one in found)
+
+
+@pytest.mark.parametrize(("per_problem", "num_pairs", "of_each"), [(2, None, 6), (1, None, 3), (1, 8, 3), (2, 8, 4)])
+def test_problems_that_hold_both_signs_fill_all_their_places(per_problem, num_pairs, of_each):
+    material = [one for at in range(6) for one in both_signs(f"p{at}", 2, 2, ("easy", "hard")[at % 2])]
+    found = balanced(
+        material, selection(balance_length=True, max_pairs_per_problem=per_problem, num_pairs=num_pairs, seed=3)
+    )
+    assert signs_of(found) == {1: of_each, -1: of_each}
+    assert max(Counter(one.problem_id for one in found).values()) <= per_problem
+    of_bucket = Counter(one.difficulty for one in found)
+    assert of_bucket == {"easy": of_each, "hard": of_each}
+    for bucket in of_bucket:  # nor does a sign say anything of difficulty
+        assert abs(signs_of(one for one in found if one.difficulty == bucket)[1] - of_bucket[bucket] / 2) <= 0.5
+    assert len({one.problem_id for one in found}) == min(6, 2 * of_each)
+
+
+def test_a_place_is_left_to_the_sign_that_needs_it():
+    # One place each: whoever took `both` for the longer side would leave no shorter one.
+    material = both_signs("both", 1, 1) + both_signs("only", 1, 0)
+    for seed in range(8):
+        found = balanced(material, selection(balance_length=True, max_pairs_per_problem=1, seed=seed))
+        assert {(one.problem_id, one.chosen.reasoning) for one in found} == {("only", "long text"), ("both", "short")}
+
+
+def test_no_even_choice_is_larger():
+    rng = random.Random(7)
+    for seed in range(150):
+        counts = [(rng.randrange(4), rng.randrange(4)) for _ in range(rng.randrange(1, 5))]
+        places = rng.randrange(1, 4)
+        material = [
+            one for at, two in enumerate(counts) for one in both_signs(f"p{at}", *two, rng.choice(["easy", "hard"]))
+        ]
+        found = balanced(material, selection(balance_length=True, max_pairs_per_problem=places, seed=seed))
+        choices = [
+            [(a, b) for a in range(longer + 1) for b in range(shorter + 1) if a + b <= places]
+            for longer, shorter in counts
+        ]
+        sums = ((sum(a for a, _ in each), sum(b for _, b in each)) for each in itertools.product(*choices))
+        best = max(a for a, b in sums if a == b)
+        assert signs_of(found) == Counter({1: best, -1: best} if best else {})
+        assert max(Counter(one.problem_id for one in found).values(), default=0) <= places
 
 
 def test_a_cap_keeps_both_signs_of_length():

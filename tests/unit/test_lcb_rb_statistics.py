@@ -93,7 +93,7 @@ def test_kappa_by_hand():
     # (10 * 12 + 10 * 8) / 400 = 0.5; kappa (0.6 - 0.5) / (1 - 0.5) = 0.2.
     first = ["y"] * 10 + ["n"] * 10
     second = ["y"] * 7 + ["n"] * 3 + ["y"] * 5 + ["n"] * 5
-    found = agreement(first, second)
+    found = agreement(first, second, [str(at) for at in range(20)])
     assert found.kappa == pytest.approx(0.2)
     assert found.agreement_frac == pytest.approx(0.6)
     assert found.low < 0.2 < found.high
@@ -106,7 +106,7 @@ def test_kappas_interval_agrees_with_a_plain_bootstrap():
     generator = np.random.default_rng(3)
     first = generator.choice(["a", "b"], 60)
     second = np.where(generator.random(60) < 0.8, first, generator.choice(["a", "b"], 60))
-    found = agreement(list(first), list(second))
+    found = agreement(list(first), list(second), [str(at) for at in range(60)])
     draws = []
     for _ in range(300):
         rows = generator.integers(60, size=60)
@@ -115,17 +115,43 @@ def test_kappas_interval_agrees_with_a_plain_bootstrap():
     assert (found.low, found.high) == (pytest.approx(low, abs=0.1), pytest.approx(high, abs=0.1))
 
 
+def test_items_of_one_problem_widen_kappas_interval_and_one_problem_has_none():
+    from sklearn.metrics import cohen_kappa_score
+
+    # Eight problems of ten items; the raters agree on all items of a problem or on half of them.
+    first = np.array(["y", "n"] * 40)
+    second = np.array([one if at // 10 % 2 else "y" for at, one in enumerate(first)])
+    groups = np.array([f"p{at // 10}" for at in range(80)])
+    apart = agreement(list(first), list(second), [str(at) for at in range(80)])
+    together = agreement(list(first), list(second), list(groups))
+    assert (together.kappa, together.num_items, together.num_groups) == (apart.kappa, 80, 8)
+    assert together.high - together.low > 1.3 * (apart.high - apart.low)
+    generator = np.random.default_rng(5)
+    draws = []
+    for _ in range(500):
+        rows = np.concatenate([np.flatnonzero(groups == f"p{one}") for one in generator.integers(8, size=8)])
+        draws.append(cohen_kappa_score(first[rows], second[rows]))
+    low, high = np.quantile(draws, [0.025, 0.975])
+    assert (together.low, together.high) == (pytest.approx(low, abs=0.1), pytest.approx(high, abs=0.1))
+    alone = agreement(list(first), list(second), ["p"] * 80)
+    assert (alone.kappa, alone.low, alone.high) == (apart.kappa, None, None)
+
+
 def test_kappa_is_nothing_where_both_say_one_word():
-    found = agreement(["accept"] * 5, ["accept"] * 5)
+    groups = list("abcde")
+    found = agreement(["accept"] * 5, ["accept"] * 5, groups)
     assert (found.kappa, found.low, found.agreement_frac) == (None, None, 1.0)
-    assert agreement(["accept"] * 5, ["reject"] * 5).kappa == pytest.approx(0.0)
-    assert agreement([], []) is None
+    assert agreement(["accept"] * 5, ["reject"] * 5, groups).kappa == pytest.approx(0.0)
+    assert agreement([], [], []) is None
 
 
 def test_raters_are_compared_on_what_both_rated():
-    found = compare({"a": "accept", "b": "reject", "c": "accept"}, {"b": "reject", "c": "accept", "d": "accept"})
-    assert (found.num_items, found.only_first, found.only_second, found.kappa) == (2, 1, 1, 1.0)
-    assert compare({"a": "accept"}, {"b": "accept"}) is None
+    groups = {"a": "p", "b": "p", "c": "p", "d": "q"}
+    one = {"a": "accept", "b": "reject", "c": "accept"}
+    found = compare(one, {"b": "reject", "c": "accept", "d": "accept"}, groups)
+    assert (found.num_items, found.num_groups, found.only_first, found.only_second, found.kappa) == (2, 1, 1, 1, 1.0)
+    assert found.low is None  # both are about problem p
+    assert compare({"a": "accept"}, {"b": "accept"}, groups) is None
     assert not math.isnan(found.kappa)
 
 

@@ -5,7 +5,6 @@ import re
 
 import pytest
 
-from pgrpo_ray.reward_model import probes
 from pgrpo_ray.reward_model.probes import PROBES, Honest, Probed, apply_probes, results
 
 CHAIN = Honest("p1", "Work it out: 2 * 4 = 8. First x + 8, then x > 3. Return sum.", "def f(a): pass")
@@ -133,4 +132,3 @@ def test_the_issues_probes_are_all_there():
         "padding", "repetition", "fluent_nonsense", "copied_code", "other_problem", "swapped_steps", "wrong_constant",
         "empty", "very_short",
     }  # fmt: skip
-    assert probes.PROBES is PROBES

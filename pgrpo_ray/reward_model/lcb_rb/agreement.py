@@ -2,12 +2,13 @@
 
 A rater is a map from pair id to a decision; what both rated is compared, and what only one rated is counted. Kappa is
 nothing where both raters always say the same one word (0/0): it is None then, and the raw agreement stands beside it.
+Intervals are bootstraps over groups (problems), as in `statistics`: items of one problem are no independent evidence.
 """
 
 import csv
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ from pgrpo_ray.reward_model.lcb_rb.schema import ACCEPT, REJECT
 
 RESAMPLES = 2000
 """Bootstrap resamples of kappa. Ours: fewer than of accuracy, as each costs a confusion matrix."""
+_CHUNK = 256
+"""Resamples drawn at a time: bounds memory at 256 x groups tables."""
 _DECISIONS = (ACCEPT, REJECT)
 
 
@@ -29,11 +32,12 @@ class Agreement:
     kappa: float | None
     """In [-1, 1], 0: as chance would. None where it is not defined."""
     low: float | None
-    """Of the 95 % bootstrap interval over items; None where kappa is."""
+    """Of the 95 % bootstrap interval over groups; None where kappa is, and where there is one group."""
     high: float | None
     agreement_frac: float
     """Share of items with the same label."""
     num_items: int
+    num_groups: int
     only_first: int = 0
     """Items that only the first rater rated."""
     only_second: int = 0
@@ -43,31 +47,40 @@ class Agreement:
         return {name: getattr(self, name) for name in self.__slots__}
 
 
-def agreement(first: Sequence[str], second: Sequence[str], seed: int = 0) -> Agreement | None:
-    """Compare two raters' labels of the same items [N]; None where there are no items."""
-    if len(first) != len(second):
-        raise ValueError(f"{len(first)} labels against {len(second)}: both raters must rate the same items")
+def agreement(first: Sequence[str], second: Sequence[str], groups: Sequence[str], seed: int = 0) -> Agreement | None:
+    """Compare two raters' labels of the same items [N], which belong to `groups` [N]; None where there are no items."""
+    if not len(first) == len(second) == len(groups):
+        raise ValueError(
+            f"{len(first)} labels against {len(second)} in {len(groups)} groups: both raters must rate the same items"
+        )
     if not first:
         return None
     words = sorted({*first, *second})
     code = {word: number for number, word in enumerate(words)}
     one, two = (np.array([code[word] for word in labels]) for labels in (first, second))
     kappa = _kappa(one, two)
-    low, high = (None, None) if kappa is None else _interval(one, two, len(words), seed)
-    return Agreement(kappa, low, high, float((one == two).mean()), len(one))
+    names, group = np.unique(np.asarray(groups, dtype=object).astype(str), return_inverse=True)
+    low, high = None, None
+    if kappa is not None and names.size > 1:
+        # [groups, labels, labels]: how often the first said this and the second that.
+        tables = np.zeros((names.size, len(words), len(words)))
+        np.add.at(tables, (group, one, two), 1)
+        low, high = _interval(tables, seed)
+    return Agreement(kappa, low, high, float((one == two).mean()), len(one), int(names.size))
 
 
-def compare(first: Mapping[str, str], second: Mapping[str, str], seed: int = 0) -> Agreement | None:
-    """Compare two raters by pair id, on the pairs that both rated; None where there are none."""
+def compare(
+    first: Mapping[str, str], second: Mapping[str, str], groups: Mapping[str, str], seed: int = 0
+) -> Agreement | None:
+    """Compare two raters by pair id, on the pairs that both rated; None where there are none.
+
+    `groups` says which problem each of those pairs is about.
+    """
     both = sorted(first.keys() & second.keys())
-    found = agreement([first[pair] for pair in both], [second[pair] for pair in both], seed)
+    found = agreement([first[one] for one in both], [second[one] for one in both], [groups[one] for one in both], seed)
     if found is None:
         return None
-    return Agreement(
-        *(getattr(found, name) for name in ("kappa", "low", "high", "agreement_frac", "num_items")),
-        only_first=len(first) - len(both),
-        only_second=len(second) - len(both),
-    )
+    return replace(found, only_first=len(first) - len(both), only_second=len(second) - len(both))
 
 
 def read_decisions(path: str | Path) -> dict[str, str]:
@@ -109,12 +122,16 @@ def _kappa(one: np.ndarray, two: np.ndarray) -> float | None:
     return float(cohen_kappa_score(one, two))
 
 
-def _interval(one: np.ndarray, two: np.ndarray, num_labels: int, seed: int) -> tuple[float | None, float | None]:
-    """Percentile bootstrap over items; a resample in which kappa is not defined says nothing and is left out."""
+def _interval(by_group: np.ndarray, seed: int) -> tuple[float | None, float | None]:
+    """Percentile bootstrap over groups; a resample in which kappa is not defined says nothing and is left out."""
     generator = np.random.default_rng(seed)
-    cells = np.bincount(one * num_labels + two, minlength=num_labels**2)
-    draws = generator.multinomial(len(one), cells / len(one), size=RESAMPLES)
-    tables = draws.reshape(RESAMPLES, num_labels, num_labels) / len(one)
+    count = len(by_group)
+    drawn = []
+    for start in range(0, RESAMPLES, _CHUNK):
+        draws = generator.integers(count, size=(min(_CHUNK, RESAMPLES - start), count))
+        drawn.append(by_group[draws].sum(axis=1))
+    tables = np.concatenate(drawn)
+    tables /= tables.sum(axis=(1, 2), keepdims=True)
     observed = np.trace(tables, axis1=1, axis2=2)
     expected = (tables.sum(axis=2) * tables.sum(axis=1)).sum(axis=1)
     with warnings.catch_warnings():

@@ -5,6 +5,9 @@ empty, and the machinery judged its program; what is left out is counted by reas
 the judge, bounds what judging costs; `balanced`, after it, spreads the pairs over difficulty buckets and problems.
 """
 
+import heapq
+import itertools
+import math
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -104,8 +107,8 @@ def candidates(
 ) -> tuple[list[Candidate], Counter[str]]:
     """Return the candidates of each problem, at most `max_candidates_per_problem`, and how many were left out and why.
 
-    Within a problem each sample is used as rarely as possible: the second pair of a problem meets two other samples
-    where there are any.
+    Within a problem samples take turns: the second pair of a problem meets two other samples where there are any. What
+    `max_length_ratio` leaves out and what `balance_length` puts first may disturb the turns.
     """
     sides: dict[str, tuple[list[Sample], list[Sample]]] = {}
     for sample in samples:
@@ -121,7 +124,7 @@ def candidates(
         rng.shuffle(passing)
         rng.shuffle(failing)
         mine = []
-        for chosen, rejected in _diagonally(passing, failing):
+        for chosen, rejected in _in_turns(passing, failing):
             if chosen.reasoning == rejected.reasoning:
                 left_out["equal_reasoning"] += 1
             elif not _ratio_fits(chosen.reasoning, rejected.reasoning, selection.max_length_ratio):
@@ -135,14 +138,11 @@ def candidates(
     return found, left_out
 
 
-def _diagonally(passing: Sequence[Sample], failing: Sequence[Sample]) -> Iterable[tuple[Sample, Sample]]:
-    """Every pair, along diagonals, so that the first few share no sample."""
-    for shift in range(max(len(passing), len(failing))):
-        for at in range(min(len(passing), len(failing))):
-            if len(passing) >= len(failing):
-                yield passing[(at + shift) % len(passing)], failing[at]
-            else:
-                yield passing[at], failing[(at + shift) % len(failing)]
+def _in_turns(passing: Sequence[Sample], failing: Sequence[Sample]) -> Iterable[tuple[Sample, Sample]]:
+    """Every pair once, both sides in turns: among the first so many, uses of two samples of a side differ by one."""
+    round_length = math.lcm(len(passing), len(failing))  # after it, both sides are at their beginning together
+    for at in range(len(passing) * len(failing)):
+        yield passing[at % len(passing)], failing[(at + at // round_length) % len(failing)]
 
 
 def _ratio_fits(one: str, other: str, limit: float | None) -> bool:
@@ -174,56 +174,105 @@ def balanced(accepted: Sequence[Candidate], selection: Selection) -> list[Candid
     come.
     """
     rng = random.Random(f"lcb-rb/pairs/{selection.seed}")
-    if not selection.balance_length:
-        chosen = _deal(accepted, selection.max_pairs_per_problem, selection.num_pairs, rng)
+    dealer = _Dealer(selection.max_pairs_per_problem)
+    if selection.balance_length:
+        _deal_even(accepted, selection.num_pairs, dealer, rng)
     else:
-        chosen = _deal_even(accepted, selection, rng)
+        dealer.deal_all(accepted, selection.num_pairs, rng)
     place = {id(candidate): at for at, candidate in enumerate(accepted)}
-    return sorted(chosen, key=lambda candidate: place[id(candidate)])
+    return sorted(dealer.dealt, key=lambda candidate: place[id(candidate)])
 
 
-def _deal_even(accepted: Sequence[Candidate], selection: Selection, rng: random.Random) -> list[Candidate]:
-    """Deal the scarcer sign first, then as many of the other, then those of equal length."""
+def _deal_even(accepted: Sequence[Candidate], limit: int | None, dealer: "_Dealer", rng: random.Random) -> None:
+    """Deal as many with the longer side chosen as with the shorter one, in turns, then those of equal length.
+
+    Of each sign exactly as many as the problems' places allow: a candidate is passed over where its place is one that
+    the other sign cannot do without. How many that is: over problems, each sign has the sum of min(its candidates,
+    places), both together the sum of min(all candidates, places); these three bounds are enough, because within a
+    problem they describe every choice (a polymatroid, and sums of polymatroids are described by the sums).
+    """
     signs = {sign: [candidate for candidate in accepted if _sign(candidate) == sign] for sign in (1, -1, 0)}
-    limit, per_problem = selection.num_pairs, selection.max_pairs_per_problem
-    half = None if limit is None else limit // 2
-    scarce, plenty = sorted((1, -1), key=lambda sign: len(signs[sign]))
-    first = _deal(signs[scarce], per_problem, half, rng)
-    used = Counter(candidate.problem_id for candidate in first)
-    second = _deal(signs[plenty], per_problem, len(first), rng, used)
-    # The second may have less room than there was material: per-problem places are taken. Even means even.
-    first = _deal(first, per_problem, len(second), rng)
-    used = Counter(candidate.problem_id for candidate in (*first, *second))
-    left = None if limit is None else limit - len(first) - len(second)
-    return [*first, *second, *_deal(signs[0], per_problem, left, rng, used)]
+    left = {sign: Counter(candidate.problem_id for candidate in signs[sign]) for sign in (1, -1)}
+    places = dealer.per_problem
+    room = {sign: sum(min(count, places) for count in left[sign].values()) for sign in (1, -1)}
+    shared = sum(min(count, places) for count in (left[1] + left[-1]).values())
+    each = min(room[1], room[-1], shared // 2, len(accepted) if limit is None else limit // 2)
+    spare = {sign: room[sign] - each for sign in (1, -1)}  # places that a sign may still lose to the other one
+    piles = {sign: _piles(signs[sign], rng) for sign in (1, -1)}
+
+    def costs(candidate: Candidate) -> int:
+        """Places that the other sign loses with this one."""
+        problem = candidate.problem_id
+        return left[-_sign(candidate)][problem] >= places - dealer.taken[problem]
+
+    for _ in range(each):
+        for sign in (1, -1):
+            spare_places = spare[-sign]
+            one = dealer.deal(piles[sign], sign, lambda candidate, spare=spare_places: costs(candidate) <= spare)
+            assert one is not None, "the bounds promised a candidate"
+            spare[-sign] -= left[-sign][one.problem_id] > places - dealer.taken[one.problem_id]
+            left[sign][one.problem_id] -= 1
+    dealer.deal_all(signs[0], None if limit is None else limit - 2 * each, rng)
 
 
-def _deal(
-    accepted: Sequence[Candidate],
-    per_problem: int,
-    limit: int | None,
-    rng: random.Random,
-    used: Counter[str] | None = None,
-) -> list[Candidate]:
-    """Take one from each bucket in turn, and within a bucket from each problem in turn, until `limit` or the end."""
-    taken = Counter(used or {})
-    buckets: dict[str, list[Candidate]] = defaultdict(list)
+Piles = dict[str, list[tuple[int, int, Candidate]]]
+"""By difficulty bucket: a heap of (pairs dealt of its problem when last looked at, place in line, candidate)."""
+
+
+def _piles(accepted: Sequence[Candidate], rng: random.Random) -> Piles:
+    """Line candidates up by bucket, problems in random order."""
+    piles: Piles = {}
     for difficulty, mine in sorted(_grouped(accepted, lambda candidate: candidate.difficulty).items()):
         by_problem = [group for _, group in sorted(_grouped(mine, lambda candidate: candidate.problem_id).items())]
         rng.shuffle(by_problem)
-        for turn in range(max(map(len, by_problem))):
-            buckets[difficulty] += [group[turn] for group in by_problem if turn < len(group)]
-    dealt: list[Candidate] = []
-    queues = [iter(mine) for mine in buckets.values()]
-    while queues and (limit is None or len(dealt) < limit):
-        queue = queues.pop(0)
-        for candidate in queue:
-            if taken[candidate.problem_id] < per_problem:
-                taken[candidate.problem_id] += 1
-                dealt.append(candidate)
-                queues.append(queue)
-                break
-    return dealt
+        turns = itertools.zip_longest(*by_problem)
+        line = [candidate for turn in turns for candidate in turn if candidate is not None]
+        piles[difficulty] = [(0, place, candidate) for place, candidate in enumerate(line)]  # sorted, so a heap
+    return piles
+
+
+class _Dealer:
+    """Deals candidates: from the bucket with the fewest so far, and in it from the problem with the fewest so far."""
+
+    def __init__(self, per_problem: int):
+        self.per_problem = per_problem
+        self.dealt: list[Candidate] = []
+        self.taken: Counter[str] = Counter()
+        """Dealt of each problem."""
+        self._of_bucket: Counter[tuple[str, int]] = Counter()
+
+    def deal_all(self, accepted: Sequence[Candidate], limit: int | None, rng: random.Random) -> None:
+        """Deal until `limit` more are dealt, or none is left that fits."""
+        piles, start = _piles(accepted, rng), len(self.dealt)
+        while (limit is None or len(self.dealt) - start < limit) and self.deal(piles) is not None:
+            pass
+
+    def deal(
+        self, piles: Piles, sign: int = 0, admits: Callable[[Candidate], bool] = lambda candidate: True
+    ) -> Candidate | None:
+        """Deal one that `admits`; None where there is none. What it does not admit is never asked about again.
+
+        `sign` is that of all of `piles`, 0 where they are mixed or equal.
+        """
+        for bucket in sorted(piles, key=lambda name: self._so_far(name, sign)):
+            pile = piles[bucket]
+            while pile:
+                seen, place, candidate = heapq.heappop(pile)
+                taken = self.taken[candidate.problem_id]
+                if taken >= self.per_problem:
+                    continue
+                if taken > seen:
+                    heapq.heappush(pile, (taken, place, candidate))
+                elif admits(candidate):
+                    self.taken[candidate.problem_id] += 1
+                    self._of_bucket[bucket, sign] += 1
+                    self.dealt.append(candidate)
+                    return candidate
+        return None
+
+    def _so_far(self, bucket: str, sign: int) -> tuple[int, int]:
+        """How many of this bucket: first of the sign, or difficulty and sign would go together; then of all."""
+        return (self._of_bucket[bucket, sign] if sign else 0, sum(self._of_bucket[bucket, one] for one in (1, -1, 0)))
 
 
 Item = TypeVar("Item")
