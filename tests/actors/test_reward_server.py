@@ -191,7 +191,7 @@ def test_a_server_without_replicas_ends_the_run_after_one_deadline(rollout_table
     def ask(*_):
         raise TimeoutError
 
-    with pytest.raises(StageError, match="no replica within reward_model.deadline_s=30 s"):
+    with pytest.raises(StageError, match=r"no replica within reward_model\.deadline_s=30 s"):
         GroupScorer(ask, 30.0).score(*group([Verdict.PASSED], rollout_table), "?")
 
 
