@@ -10,8 +10,8 @@ INSTALLED := $(VENV)/.installed-$(ACCELERATOR)
 .PHONY: help setup demo test check sandbox sandbox-cpp lock clean
 
 help:
-	@echo "make demo    train on this machine: about 7 minutes on two cores"
-	@echo "make test    lint and all tests: about 10 minutes"
+	@echo "make demo    train on this machine: about 10 minutes on two cores"
+	@echo "make test    lint and all tests: about 15 minutes"
 	@echo "make setup   only install: .venv, Docker where possible, the sandbox image"
 	@echo "make sandbox-cpp  the sandbox image that also compiles C++"
 	@echo "make check   validate cluster/local.yaml and print derived numbers"

@@ -54,9 +54,10 @@ def main() -> None:
         arms = dict(stack.enter_context(start()) for start in starters(model))
         rows = [asyncio.run(measure(arms, items, size, arguments)) for size in arguments.items]
         overload = asyncio.run(flood(arms["http x1"].url, items, arguments.seconds))
+    shown = ["STARTER" if argument == str(arguments.starter) else argument for argument in sys.argv[1:]]
     result = {
         "question": "how fast are scores, against one forward pass per request?",
-        "command": "python benchmarks/reward_server.py " + " ".join(sys.argv[1:]),
+        "command": " ".join(["python benchmarks/reward_server.py", *shown]),
         "machine": f"{os.cpu_count()} cores, {platform.machine()}; load average at the end {os.getloadavg()[0]:.1f}",
         "clients": arguments.clients,
         "by_items_per_request": {str(size): row for size, row in zip(arguments.items, rows, strict=True)},
