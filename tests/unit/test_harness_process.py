@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pgrpo_ray.errors import SandboxError
+from pgrpo_ray.sandbox.grade import make_request
 from pgrpo_ray.sandbox.pool import ExecutionPool
 from pgrpo_ray.sandbox.process_runner import ProcessRunner
 from pgrpo_ray.types import AssertCase, CallCase, Limits, Problem, StdinCase, TestStyle, Verdict
@@ -270,11 +271,26 @@ def test_sharing_a_process_between_calls_changes_no_verdict(pool, program, verdi
 def test_where_all_must_pass_the_first_failure_ends_the_program(problem, program):
     pool = ExecutionPool(ProcessRunner, slots=1, retries=0, fail_fast=True)
     try:
+        start = time.monotonic()
         judgement = pool.judge(problem, program)
+        seconds = time.monotonic() - start
     finally:
         pool.close()
     assert (judgement.verdict, judgement.first_failed) == ("runtime_error", 0)
-    assert judgement.cpu_ms < 500  # the second case would take its whole second
+    assert seconds < LIMITS.cpu_s  # the second case would take half as long again
+
+
+def test_a_script_has_its_own_input_and_output_in_each_case_of_one_process():
+    cases = tuple(StdinCase(text, "") for text in ("a long first line\nand a second\n", "b\n", "", "c\n" * 9000))
+    problem = Problem("echo", "", TestStyle.STDIN, cases, limits=LIMITS)
+    program = "import os, sys\nsys.stdout.write(sys.stdin.read())\nsys.stderr.write('not this')"
+    runner = ProcessRunner()
+    try:
+        answer = runner.run(make_request(problem, program, "1"), 30)
+    finally:
+        runner.close()
+    assert [case["output"] for case in answer["cases"]] == [case.input for case in cases]
+    assert [case["fresh"] for case in answer["cases"]] == [True, False, False, False]
 
 
 def test_a_forged_statement_about_all_calls_is_not_believed(pool):
