@@ -2,7 +2,9 @@
 
 import json
 import os
-import resource
+import re
+import subprocess
+import sys
 
 import pytest
 
@@ -80,26 +82,28 @@ def test_every_line_is_with_the_kernel_at_once(tmp_path):
             assert (tmp_path / "calls.jsonl").read_text().count("\n") == number + 1
 
 
-@pytest.fixture
-def small_files():
-    """Let no file of this process grow beyond 3,000 bytes: a write then fails in the middle, as on a full disk."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+ON_A_FULL_DISK = """
+import resource, sys
+from pathlib import Path
+from pgrpo_ray.errors import EnvironmentFault
+from pgrpo_ray.reward_model.od.ledger import Ledger
+resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))  # a write beyond fails in the middle, as on a full disk
+try:
+    with Ledger(Path(sys.argv[1]), {decides!r}) as ledger:
+        for number in range(5):
+            ledger.append(str(number), {{"text": "y" * 1000}})
+except EnvironmentFault as fault:
+    print(type(fault.__cause__).__name__, fault)
+"""
+"""In a process of its own: the limit would hold for a log of the tests as well."""
 
 
-def test_a_full_disk_is_one_clear_fault_and_what_was_kept_stays(tmp_path, request):
+def test_a_full_disk_is_one_clear_fault_and_what_was_kept_stays(tmp_path):
     with Ledger(tmp_path, DECIDES) as ledger:
         ledger.append("a", {"text": "x" * 1000})
-    request.getfixturevalue("small_files")
-    with (
-        pytest.raises(EnvironmentFault, match=r"calls\.jsonl: cannot be written .*same command again") as caught,
-        Ledger(tmp_path, DECIDES) as ledger,
-    ):
-        for number in range(5):
-            ledger.append(str(number), {"text": "y" * 1000})
-    assert isinstance(caught.value.__cause__, OSError)
+    command = [sys.executable, "-c", ON_A_FULL_DISK.format(decides=DECIDES), str(tmp_path)]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    assert re.match(r"OSError .*calls\.jsonl: cannot be written .*same command again", said), said
     with Ledger(tmp_path, DECIDES) as ledger:
         assert len(ledger) == 2 and ledger.get("0")["text"] == "y" * 1000 and "1" not in ledger
 
