@@ -30,6 +30,7 @@ def workers(local_ray, monkeypatch):
         def answer(self, requests):
             for request in requests:
                 if request.prompt == "die":
+                    time.sleep(1)  # what was yielded is on its way until Ray has taken it
                     os._exit(1)
                 time.sleep(float(request.prompt))
                 yield ChatAnswer(request.id, str(self.index), "stop")
