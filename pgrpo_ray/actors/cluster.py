@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
 
 from pgrpo_ray.config import ClusterSection
 from pgrpo_ray.errors import EnvironmentFault
@@ -48,7 +47,7 @@ def start_ray(
         options |= {"num_cpus": cpus, "resources": resources, "include_dashboard": dashboard}
     try:
         ray.init(logging_level="ERROR", log_to_driver=False, configure_logging=False, **options)
-    except (ConnectionError, RayError, RuntimeError) as error:
+    except Exception as error:  # Ray raises bare ones, such as for a node that is not up in time
         raise EnvironmentFault(f"Ray at {key}={address!r} cannot be reached or started: {error}") from error
 
 
