@@ -1,12 +1,16 @@
 """Does gating the thinking reward prevent reward hacking, and does it help? One run an arm and seed, paired by seed.
 
     .venv/bin/python benchmarks/reward_hacking.py run --seeds 0 1 2 3 4
+    .venv/bin/python benchmarks/reward_hacking.py run --reward-model brief --arms linear posterior soft decoupled
     .venv/bin/python benchmarks/reward_hacking.py report
 
 `run` trains what is missing, one `pgrpo train` each, seed after seed through all arms, so that an interrupted series is
-whole for its first seeds; it may be called again at any time. What a run was comes down to three Parquet files
-under `benchmarks/results/reward-hacking/`: its steps, its held-out samples, and its highest-scored failures. `report`
-reads those alone and writes tables, plots and the exploits beside them.
+whole for its first seeds; it may be called again at any time, and two calls may share the arms. What a run was comes
+down to three Parquet files under `benchmarks/results/reward-hacking/`: its steps, its held-out samples, and its
+highest-scored failures. `report` reads those alone and writes tables, plots and the exploits beside them.
+
+With the starter's own reward model there is little to hack: what it likes is what passes. `--reward-model` asks the
+same of two worse ones (`reward_hacking_models.py`): one that is merely weak, and one with a taste against the tests.
 
 All arms start from one policy and have the same budget of rollouts; within a seed they see the same problems in the
 same order, but for `dapo`, which draws more in each step and so takes fewer, and ends with the batch that reaches the
@@ -28,6 +32,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 from reward_hacking_facts import count_facts
+from reward_hacking_models import REWARD_MODELS, ensure
 from reward_hacking_report import write_report
 
 from pgrpo_ray.config import load
@@ -61,6 +66,7 @@ def main() -> int:
     actions = parser.add_subparsers(dest="action", required=True)
     run = actions.add_parser("run")
     run.add_argument("--arms", nargs="+", choices=ARMS, default=list(MAIN))
+    run.add_argument("--reward-model", choices=REWARD_MODELS, default=REWARD_MODELS[0])
     run.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     run.add_argument("--steps", type=int, default=40)
     run.add_argument("--every", type=int, default=20, help="steps between two evaluations")
@@ -78,27 +84,30 @@ def main() -> int:
 def run_missing(arguments: argparse.Namespace) -> int:
     """Train every (seed, arm) that has no result yet; return the exit status."""
     started = time.monotonic()
+    name = arguments.reward_model
+    scored_by, accuracy = ensure(name, REPOSITORY)
     for seed in arguments.seeds:
         for arm in arguments.arms:
-            final = RESULTS / "runs" / f"{arm}-{seed}"
-            wanted = overrides_of(arm, seed, arguments)
+            final = RESULTS / "runs" / name / f"{arm}-{seed}"
+            wanted = overrides_of(arm, seed, arguments) + scored_by
             if (final / "run.json").exists():
                 check_same(json.loads((final / "run.json").read_text())["config"], wanted, final)
                 continue
-            folder = REPOSITORY / arguments.runs / f"{arm}-{seed}"
+            runs = f"{arguments.runs}/{name}"
+            folder = REPOSITORY / runs / f"{arm}-{seed}"
             if (folder / "summary.json").exists():  # trained by an earlier call that was ended before it was distilled
                 check_same((folder / "config.yaml").read_text(), wanted, folder)
-                keep(folder, arm, seed, final)
+                keep(folder, arm, seed, final, accuracy)
                 continue
             if arguments.until is not None and time.monotonic() - started > 60 * arguments.until:
                 print("no time left for another run", flush=True)
                 return 0
             before = time.monotonic()
-            train(f"{arm}-{seed}", wanted, arguments.runs)
-            keep(folder, arm, seed, final)
+            train(f"{arm}-{seed}", [*wanted, f"run.dir={runs}"], runs)
+            keep(folder, arm, seed, final, accuracy)
             summary = json.loads((folder / "summary.json").read_text())
             rates = " -> ".join(f"{100 * summary[f'pass_at_1_{when}']:.1f} %" for when in ("before", "after"))
-            print(f"{arm}, seed {seed}: {rates} in {time.monotonic() - before:.0f} s", flush=True)
+            print(f"{name}, {arm}, seed {seed}: {rates} in {time.monotonic() - before:.0f} s", flush=True)
     return 0
 
 
@@ -107,7 +116,6 @@ def overrides_of(arm: str, seed: int, arguments: argparse.Namespace) -> list[str
     steps = 3 * arguments.steps if arm == "dapo" else arguments.steps
     return [
         f"run.name={arm}-{seed}",
-        f"run.dir={arguments.runs}",
         f"run.seed={seed}",
         f"run.steps={steps}",
         f"run.max_rollouts={arguments.steps * GROUPS * SIZE}",
@@ -139,9 +147,11 @@ def train(name: str, overrides: list[str], runs: str) -> None:
         subprocess.run(command, cwd=REPOSITORY, stdout=file, stderr=subprocess.STDOUT, check=True)
 
 
-def keep(folder: Path, arm: str, seed: int, final: Path) -> None:
-    """Distil a run's folder into `final`."""
+def keep(folder: Path, arm: str, seed: int, final: Path, accuracy: float | None) -> None:
+    """Distil a run's folder into `final`; `accuracy` is of its reward model where the run does not know it."""
     summary = json.loads((folder / "summary.json").read_text())
+    if accuracy is not None:
+        summary["rm_pair_accuracy"] = accuracy
     exercises = _exercises()
     steps = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     batches = {

@@ -2,10 +2,14 @@
 
 Intervals: seeds and problems are both resampled (seeds first, then problems, the same draw for both arms of a
 comparison, since arms are paired by both). With few seeds they say little of other seeds, and say so.
+
+Each reward model has its own tables and plots. `outcome_only` learns nothing from scores: its runs, made once, stand in
+all of them, without the scores where those are another model's.
 """
 
 import json
 from collections import defaultdict
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import matplotlib
@@ -14,6 +18,7 @@ matplotlib.use("Agg")
 import numpy as np
 import pyarrow.parquet as pq
 from matplotlib import pyplot
+from reward_hacking_models import REWARD_MODELS
 
 BASE = "outcome_only"
 CURVES = {
@@ -26,32 +31,67 @@ CURVES = {
     "no_gradient_groups_frac": "groups without gradient",
     "entropy": "entropy, nats",
 }
+ORDER = (
+    *("outcome_only", "dapo", "linear", "soft", "decoupled", "posterior"),
+    *("posterior_no_floor", "posterior_dr_grpo"),
+)
+EXPLOITS = 3
+"""Shown of each seed."""
 LAST = 10
 """Steps whose mean a table shows."""
 
 
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One arm under one seed, distilled."""
+
+    about: dict
+    steps: list[dict]
+    heldout: dict[str, dict[str, np.ndarray]]
+    """By evaluation, see `_rates`."""
+    exploits: list[dict]
+
+
+Runs = dict[tuple[str, int], Run]
+"""By arm and seed."""
+
+
 def write_report(results: Path, resamples: int) -> None:
-    """Write `report.md` and the plots into `results`."""
-    runs = {(about["arm"], about["seed"]): (about, folder) for folder, about in _runs(results)}
-    if not runs:
+    """Write `report.md` into `results`, and per reward model two plots."""
+    lines = ["# Reward hacking: what the runs came to"]
+    starter = _read(results / "runs" / REWARD_MODELS[0])
+    for name in REWARD_MODELS:
+        runs = _read(results / "runs" / name)
+        if not runs:
+            continue
+        made = len(runs)
+        if name != REWARD_MODELS[0]:
+            runs |= {key: _unscored(run) for key, run in starter.items() if key[0] == BASE}
+        arms = [arm for arm in ORDER if any(arm == one for one, _ in runs)]
+        _plot_curves(runs, arms, results / f"curves-{name}.png")
+        _plot_heldout(runs, arms, results / f"pass-at-1-{name}.png")
+        lines += ["", f"## Reward model: {name}", "", *_about(runs, made), "", *_table(runs, arms)]
+        lines += ["", *_comparisons(runs, arms, resamples), "", *_exploits(runs)]
+    if len(lines) == 1:
         raise SystemExit(f"no finished run under {results / 'runs'}: call `run` first")
-    steps = {key: pq.read_table(folder / "steps.parquet").to_pylist() for key, (_, folder) in runs.items()}
-    heldout = {key: _rates(folder) for key, (_, folder) in runs.items()}
-    arms = list(dict.fromkeys(arm for arm, _ in sorted(runs, key=lambda key: key[1])))
-    _plot_curves(steps, arms, results / "curves.png")
-    _plot_heldout(
-        heldout, {key: about["rollouts"] for key, (about, _) in runs.items()}, arms, results / "pass-at-1.png"
-    )
-    lines = ["# Reward hacking: what the runs came to", "", *_about(runs), "", *_table(runs, steps, heldout, arms)]
-    lines += ["", *_comparisons(heldout, arms, resamples), "", *_exploits(runs)]
     (results / "report.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print("\n".join(lines[: lines.index("## Exploits") if "## Exploits" in lines else None]))
+    print("\n".join(lines))
 
 
-def _runs(results: Path) -> list[tuple[Path, dict]]:
-    """Every finished run's folder and facts."""
-    files = sorted((results / "runs").glob("*/run.json"))
-    return [(file.parent, json.loads(file.read_text())) for file in files]
+def _read(folder: Path) -> Runs:
+    """Every finished run of one reward model."""
+    found = {}
+    for file in sorted(folder.glob("*/run.json")):
+        about = json.loads(file.read_text())
+        steps, exploits = (pq.read_table(file.parent / f"{name}.parquet").to_pylist() for name in ("steps", "exploits"))
+        found[about["arm"], about["seed"]] = Run(about, steps, _rates(file.parent), exploits)
+    return found
+
+
+def _unscored(run: Run) -> Run:
+    """The run without what a reward model said in it."""
+    steps = [{key: value for key, value in row.items() if not key.startswith("thinking_")} for row in run.steps]
+    return replace(run, steps=steps)
 
 
 def _rates(folder: Path) -> dict[str, dict[str, np.ndarray]]:
@@ -75,28 +115,26 @@ def _by(rows: list[dict], key: str) -> dict[str, list[dict]]:
     return dict(groups)
 
 
-def _about(runs: dict) -> list[str]:
-    """What was run, on what."""
-    abouts = [about for about, _ in runs.values()]
-    seeds = {arm: sorted(about["seed"] for about in abouts if about["arm"] == arm) for arm, _ in runs}
+def _about(runs: Runs, made: int) -> list[str]:
+    """What was run, on what; the last `made` of `runs` are of this reward model's own."""
+    abouts = [run.about for run in runs.values()]
     first = abouts[0]
     summary = first["summary"]
+    seeds = {arm: sorted(seed for one, seed in runs if one == arm) for arm, _ in runs}
     return [
-        f"{len(runs)} runs of {max(about['rollouts'] for about in abouts):,.0f} rollouts at most, "
-        f"{sum(about['seconds'] for about in abouts) / 3600:.1f} hours on {first['machine']}. Held out: "
+        f"{made} runs of {max(about['rollouts'] for about in abouts):,.0f} rollouts at most, "
+        f"{sum(about['seconds'] for about in abouts[:made]) / 3600:.1f} hours on {first['machine']}. Held out: "
         f"{summary['heldout_problems']} problems x {summary['heldout_samples_per_problem']} samples. The reward model "
-        f"orders {100 * summary['rm_pair_accuracy']:.1f} % of held-out pairs."
-        if summary.get("rm_pair_accuracy")
-        else f"{len(runs)} runs.",
+        f"orders {100 * summary['rm_pair_accuracy']:.1f} % of honest held-out pairs.",
         "",
         "Seeds: " + "; ".join(f"{arm} {', '.join(map(str, found))}" for arm, found in seeds.items()) + ".",
     ]
 
 
-def _table(runs: dict, steps: dict, heldout: dict, arms: list[str]) -> list[str]:
+def _table(runs: Runs, arms: list[str]) -> list[str]:
     """Means over seeds, plus or minus their standard deviation."""
     lines = [
-        "## Arms",
+        "### Arms",
         "",
         "Mean over seeds (standard deviation). Pass@1, true facts and tokens are of the final policy on held-out "
         f"problems, the others of the last {LAST} steps' batches.",
@@ -107,24 +145,29 @@ def _table(runs: dict, steps: dict, heldout: dict, arms: list[str]) -> list[str]
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for arm in arms:
-        keys = [key for key in runs if key[0] == arm]
-        before = [100 * heldout[key]["before"]["pass"].mean() for key in keys]
-        after = [100 * heldout[key]["after"]["pass"].mean() for key in keys]
-        true = [100 * _true_frac(heldout[key]["after"]) for key in keys]
-        tokens = [heldout[key]["after"]["tokens"].mean() for key in keys]
+        found = [run for (one, _), run in runs.items() if one == arm]
+        ends = [run.heldout["after"] for run in found]
+        before = [100 * run.heldout["before"]["pass"].mean() for run in found]
+        after = [100 * end["pass"].mean() for end in ends]
+        true = [100 * _true_frac(end) for end in ends]
+        tokens = [end["tokens"].mean() for end in ends]
 
-        def last(name: str, keys: list = keys) -> list[float]:
-            return [
-                np.nanmean([np.nan if row.get(name) is None else row[name] for row in steps[key][-LAST:]])
-                for key in keys
-            ]
+        def last(name: str, found: list[Run] = found) -> list[float]:
+            return [float(np.nanmean(_column(run.steps[-LAST:], name))) for run in found]
 
+        scored = "thinking_passers" in found[0].steps[0]
+        thinking = [last(f"thinking_{who}") if scored else [] for who in ("passers", "failers")]
         share = [100 * value for value in last("advantage_share_thinking")] if arm not in (BASE, "dapo") else []
-        cells = [before, after, last("thinking_passers"), last("thinking_failers"), true, last("facts_per_rollout")]
+        cells = [before, after, *thinking, true, last("facts_per_rollout")]
         cells += [tokens, [100 * value for value in last("no_gradient_groups_frac")], share]
-        rollouts = np.mean([runs[key][0]["rollouts"] for key in keys])
-        lines.append(f"| {arm} | {len(keys)} | {rollouts:,.0f} | " + " | ".join(map(_cell, cells)) + " |")
+        rollouts = np.mean([run.about["rollouts"] for run in found])
+        lines.append(f"| {arm} | {len(found)} | {rollouts:,.0f} | " + " | ".join(map(_cell, cells)) + " |")
     return lines
+
+
+def _column(steps: list[dict], name: str) -> np.ndarray:
+    """A metric by step, NaN where it is not known."""
+    return np.array([np.nan if row.get(name) is None else row[name] for row in steps], float)
 
 
 def _true_frac(rates: dict[str, np.ndarray]) -> float:
@@ -141,20 +184,18 @@ def _cell(values: list[float]) -> str:
     return f"{np.mean(values):.{digits}f}{spread}"
 
 
-def _comparisons(heldout: dict, arms: list[str], resamples: int) -> list[str]:
+def _comparisons(runs: Runs, arms: list[str], resamples: int) -> list[str]:
     """Paired differences of final held-out pass@1 and of true facts against `posterior`, on shared seeds."""
-    lines = ["## Paired differences", "", "Against `posterior`, on the seeds that both have: points of pass@1 and of "]
+    lines = ["### Paired differences", "", "Against `posterior`, on the seeds that both have: points of pass@1 and of "]
     lines[-1] += "true facts, with 95 % bootstrap intervals over seeds and problems. Of one seed they speak of the "
     lines[-1] += "problems alone: another seed may say otherwise."
     lines += ["", "| arm minus posterior | seeds | pass@1 | true facts |", "|---|---|---|---|"]
     for arm in arms:
-        shared = sorted({seed for one, seed in heldout if one == arm} & {s for one, s in heldout if one == "posterior"})
+        shared = [seed for one, seed in sorted(runs) if one == arm and ("posterior", seed) in runs]
         if arm == "posterior" or not shared:
             continue
-        cells = []
-        for numerator, denominator in (("pass", None), ("true", "stated")):
-            pairs = [[heldout[one, seed]["after"] for one in (arm, "posterior")] for seed in shared]
-            cells.append(_interval(pairs, numerator, denominator, resamples))
+        pairs = [[runs[one, seed].heldout["after"] for one in (arm, "posterior")] for seed in shared]
+        cells = [_interval(pairs, *names, resamples) for names in (("pass", None), ("true", "stated"))]
         lines.append(f"| {arm} | {len(shared)} | {cells[0]} | {cells[1]} |")
     return lines
 
@@ -185,13 +226,18 @@ def _interval(pairs: list, numerator: str, denominator: str | None, resamples: i
     return f"{whole:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
-def _exploits(runs: dict) -> list[str]:
+def _exploits(runs: Runs) -> list[str]:
     """The failures that the reward model liked best under the ungated arm."""
-    lines = ["## Exploits", "", "Wrong programs of the `linear` arm's last steps that the reward model liked best:", ""]
-    for (arm, seed), (_, folder) in sorted(runs.items(), key=lambda one: one[0][1]):
+    lines = [
+        "### Exploits",
+        "",
+        "Wrong programs of the `linear` arm's last steps that the reward model liked best:",
+        "",
+    ]
+    for (arm, seed), run in sorted(runs.items()):
         if arm != "linear":
             continue
-        for row in pq.read_table(folder / "exploits.parquet").to_pylist()[:4]:
+        for row in run.exploits[:EXPLOITS]:
             statement = row["prompt"].replace("\n", " ")[-200:]
             lines += [
                 f"- seed {seed}, R^t {row['thinking_reward']:.2f}, {row['verdict']}: `{statement}`",
@@ -201,20 +247,19 @@ def _exploits(runs: dict) -> list[str]:
     return lines if len(lines) > 4 else []
 
 
-def _plot_curves(steps: dict, arms: list[str], path: Path) -> None:
+def _plot_curves(runs: Runs, arms: list[str], path: Path) -> None:
     """One panel a number: mean over seeds, and the range of seeds as a band, against rollouts."""
     figure, axes = pyplot.subplots(2, 4, figsize=(18, 7.5))
     for axis, (name, label) in zip(axes.flat, CURVES.items(), strict=True):
         for arm in arms:
-            runs = [rows for (one, _), rows in steps.items() if one == arm]
-            length = min(map(len, runs))
-            values = np.array(
-                [[np.nan if row.get(name) is None else row[name] for row in rows[:length]] for rows in runs]
-            )
-            rollouts = np.cumsum([[row["issued"] for row in rows[:length]] for rows in runs], axis=1).mean(axis=0)
-            smooth = np.array([_smooth(line) for line in values])
-            (drawn,) = axis.plot(rollouts, np.nanmean(smooth, axis=0), label=arm)
-            if len(runs) > 1:
+            found = [run.steps for (one, _), run in runs.items() if one == arm]
+            if name not in found[0][0]:
+                continue
+            length = min(map(len, found))
+            rollouts = np.cumsum([[row["issued"] for row in rows[:length]] for rows in found], axis=1).mean(axis=0)
+            smooth = np.array([_smooth(_column(rows[:length], name)) for rows in found])
+            (drawn,) = axis.plot(rollouts, np.nanmean(smooth, axis=0), label=arm, color=f"C{ORDER.index(arm)}")
+            if len(found) > 1:
                 low, high = np.nanmin(smooth, axis=0), np.nanmax(smooth, axis=0)
                 axis.fill_between(rollouts, low, high, alpha=0.15, color=drawn.get_color())
         axis.set(xlabel="rollouts", title=label)
@@ -233,17 +278,17 @@ def _smooth(values: np.ndarray, width: int = 5) -> np.ndarray:
     )
 
 
-def _plot_heldout(heldout: dict, rollouts: dict, arms: list[str], path: Path) -> None:
-    """Held-out pass@1 and true facts at the start and the end: a dot a seed."""
+def _plot_heldout(runs: Runs, arms: list[str], path: Path) -> None:
+    """Held-out pass@1 and true facts of the final policies: a dot a seed."""
     figure, axes = pyplot.subplots(1, 2, figsize=(11, 4))
-    for place, arm in enumerate(arms):
-        for (one, _), rates in heldout.items():
-            if one == arm:
-                axes[0].plot(place, 100 * rates["after"]["pass"].mean(), "o", color=f"C{place}", alpha=0.7)
-                axes[1].plot(place, 100 * _true_frac(rates["after"]), "o", color=f"C{place}", alpha=0.7)
+    for (arm, _), run in runs.items():
+        place, end = arms.index(arm), run.heldout["after"]
+        for axis, value in zip(axes, (end["pass"].mean(), _true_frac(end)), strict=True):
+            axis.plot(place, 100 * value, "o", color=f"C{ORDER.index(arm)}", alpha=0.7)
     for axis, label in zip(axes, ("held-out pass@1 after, %", "stated facts that are true, held out, %"), strict=True):
         axis.set_xticks(range(len(arms)), arms, rotation=25, ha="right")
         axis.set_title(label)
-    figure.suptitle(f"{len(rollouts)} runs, up to {max(rollouts.values()):,.0f} rollouts each", fontsize=10)
+    most = max(run.about["rollouts"] for run in runs.values())
+    figure.suptitle(f"{len(runs)} runs, up to {most:,.0f} rollouts each", fontsize=10)
     figure.tight_layout()
     figure.savefig(path, dpi=100)

@@ -1,0 +1,62 @@
+"""The reward models that `reward_hacking.py` can ask for, beside the starter's own; each is made once and kept.
+
+`weak` is about as good as the paper's: the starter's policy trained on pairs alone, which `reward_model.py` measures.
+`brief` has one planted fault: in its training pairs of one right reasoning in two styles, the sides are exchanged, so
+that it takes brevity for quality. It still tells right from wrong within a style. Its taste is against the tests: the
+briefer the starter's policy reasons, the less it passes.
+"""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from reward_model import ALONE, CONFIG, alone, trained
+
+from pgrpo_ray import preflight
+from pgrpo_ray.config import StarterSection, load_tree
+from pgrpo_ray.config.rm_training import RewardTrainingConfig
+from pgrpo_ray.reward_model.pairs import write_pairs
+from pgrpo_ray.starter.artifacts import StarterPaths, ensure_starter
+from pgrpo_ray.starter.pairs import make_pairs
+from pgrpo_ray.starter.problems import read_jsonl
+
+FOLDER = "runs/benchmark-reward-model"
+"""Where the models are made, relative to the repository; part of a run's config."""
+STYLES = {"unworked", "names_only", "vague"}
+"""Kinds of pairs whose sides are both right and differ in style."""
+REWARD_MODELS = ("starter", "weak", "brief")
+
+
+def ensure(name: str, repository: Path) -> tuple[list[str], float | None]:
+    """Return the overrides by which a run asks for a reward model, and the share of honest held-out pairs it orders.
+
+    The share is None for `starter`, whose runs know it themselves.
+    """
+    if name == "starter":
+        return [], None
+    starter = ensure_starter(StarterSection(), preflight.cache_folder())
+    if name == "weak":
+        folder = trained(repository / FOLDER, ALONE.replace(" ", "-"), alone(starter))
+        swapped = set()
+    else:
+        folder = _brief(repository / FOLDER, starter)
+        swapped = STYLES
+    kinds = json.loads((folder / "report.json").read_text(encoding="utf-8"))["test_accuracy"]["by_kind"]
+    right = sum(
+        one["num_pairs"] * (1 - one["value"] if kind in swapped else one["value"]) for kind, one in kinds.items()
+    )
+    accuracy = right / sum(one["num_pairs"] for one in kinds.values())
+    return [f"reward_model.model={(folder / 'model').relative_to(repository)}"], accuracy
+
+
+def _brief(runs: Path, starter: StarterPaths) -> Path:
+    """Train the model that likes brevity; return its folder."""
+    config = load_tree(RewardTrainingConfig, CONFIG)
+    pairs = [
+        replace(pair, better=pair.worse, worse=pair.better) if pair.kind in STYLES else pair
+        for pair in make_pairs(read_jsonl(starter.train), config.data.starter_pairs, config.output.seed)
+    ]
+    file = runs / "brief.parquet"
+    runs.mkdir(parents=True, exist_ok=True)
+    write_pairs(file, pairs)
+    return trained(runs, "brief", [f"data.pairs={file}"])
