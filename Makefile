@@ -7,13 +7,13 @@ ACCELERATOR ?= $(shell cat $(VENV)/.accelerator 2>/dev/null || echo cpu)
 LOCK := requirements/$(ACCELERATOR).lock
 INSTALLED := $(VENV)/.installed-$(ACCELERATOR)
 
-.PHONY: help setup demo test check sandbox sandbox-cpp lock clean
+.PHONY: help setup demo test check sandbox sandbox-cpp sandbox-libraries lock clean
 
 help:
 	@echo "make demo    train on this machine: about 10 minutes on two cores"
 	@echo "make test    lint and all tests: about 20 minutes"
 	@echo "make setup   only install: .venv, Docker where possible, the sandbox image"
-	@echo "make sandbox-cpp  the sandbox image that also compiles C++"
+	@echo "make sandbox-cpp sandbox-libraries  the sandbox image that also compiles C++"
 	@echo "make check   validate cluster/local.yaml and print derived numbers"
 	@echo "make lock    resolve requirements/*.lock again from pyproject.toml"
 
@@ -41,6 +41,10 @@ sandbox: $(INSTALLED)
 sandbox-cpp: $(INSTALLED)
 	bash deploy/setup-docker.sh $(VENV)
 	$(VENV)/bin/python -m pgrpo_ray.sandbox.image --with cpp
+
+sandbox-libraries: $(INSTALLED)
+	bash deploy/setup-docker.sh $(VENV)
+	$(VENV)/bin/python -m pgrpo_ray.sandbox.image --with libraries
 
 lock: $(INSTALLED)
 	bash deploy/lock.sh $(VENV)

@@ -43,6 +43,7 @@ REPOSITORY = Path(__file__).parents[1]
 RESULTS = REPOSITORY / "benchmarks" / "results" / "reward-hacking"
 CONFIG = "cluster/local.yaml"
 GROUPS, SIZE = 32, 8
+HOT = "learner.learning_rate=1.0e-3"
 ARMS: dict[str, list[str]] = {
     "outcome_only": ["algo.reward=outcome_only"],
     "linear": ["algo.reward=linear"],
@@ -54,6 +55,11 @@ ARMS: dict[str, list[str]] = {
     # What group normalisation does to tiny thinking differences: no floor under the deviation, and no division.
     "posterior_no_floor": ["algo.reward=posterior", "algo.advantage_std_floor=1.0e-6"],
     "posterior_dr_grpo": ["algo.reward=posterior", "algo.advantage=dr_grpo"],
+    # The same at five times the learning rate, where a trial without a floor had collapsed.
+    "posterior_hot": ["algo.reward=posterior", HOT],
+    "posterior_no_floor_hot": ["algo.reward=posterior", "algo.advantage_std_floor=1.0e-6", HOT],
+    "posterior_dr_grpo_hot": ["algo.reward=posterior", "algo.advantage=dr_grpo", HOT],
+    "decoupled_hot": ["algo.reward=decoupled", HOT],
 }
 MAIN = ("outcome_only", "linear", "posterior", "soft", "decoupled", "dapo")
 NUM_EXPLOITS = 12

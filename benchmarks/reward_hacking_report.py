@@ -34,6 +34,7 @@ CURVES = {
 ORDER = (
     *("outcome_only", "dapo", "linear", "soft", "decoupled", "posterior"),
     *("posterior_no_floor", "posterior_dr_grpo"),
+    *("posterior_hot", "posterior_no_floor_hot", "posterior_dr_grpo_hot", "decoupled_hot"),
 )
 EXPLOITS = 3
 """Shown of each seed."""

@@ -1,6 +1,7 @@
-"""The runner image: Python's standard library, and the compilers of `languages` where they are asked for.
+"""The runner image: Python's standard library, and compilers or libraries where they are asked for.
 
-`python -m pgrpo_ray.sandbox.image` makes it, `... --with cpp` one that has C++ as well.
+`python -m pgrpo_ray.sandbox.image` makes it, `... --with cpp` one that has C++ as well, `... --with libraries` one with
+the libraries that BigCodeBench's programs import.
 
 No registry is needed. Two ways, in this order:
 1. apt: the closure of the packages is downloaded, unpacked without running its scripts, trimmed, and
@@ -10,7 +11,7 @@ No registry is needed. Two ways, in this order:
 (debootstrap needs root and what apt needs as well, so it is no third way.)
 
 Byte code is compiled once, inside the image: the container's root is read-only, so every import of every program
-would compile anew otherwise. Then every compiler is tried. The tag is a key of the recipe: a changed recipe makes a new
+would compile anew otherwise. Then every addition is tried. The tag is a key of the recipe: a changed recipe makes a new
 image, an existing tag returns at once.
 """
 
@@ -26,8 +27,9 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from pgrpo_ray.errors import DataError, EnvironmentFault, SandboxError
+from pgrpo_ray.sandbox.additions import LIBRARIES, Addition
 from pgrpo_ray.sandbox.docker_runner import engine_problem, image_exists, import_image, pull_image
-from pgrpo_ray.sandbox.languages import PYTHON, Language, toolchain
+from pgrpo_ray.sandbox.languages import LANGUAGES, PYTHON, toolchain
 
 PACKAGES = ("python3-minimal", "libpython3-stdlib", "libgcc-s1")
 _UNUSED = ("debconf", "perl-base", "dpkg", "tar", "readline-common", "gcc-12-base", "media-types", "netbase")
@@ -48,37 +50,41 @@ _COMPILE = "import compileall, sysconfig; compileall.compile_dir(sysconfig.get_p
 _PULLED = "python:3.11-slim"
 
 
-def image_tag(languages: Collection[str] = ()) -> str:
-    """Return the tag of the image that runs Python and `languages`. Raises `DataError` for an unknown language."""
+def image_tag(additions: Collection[str] = ()) -> str:
+    """Return the tag of the image with Python and `additions`: languages, `libraries`.
+
+    Raises `DataError` for an unknown one.
+    """
     recipe = [*PACKAGES, *_UNUSED, *_TRIMMED, _COMPILE, _PULLED]
-    for language in _toolchains(languages):
-        recipe += [*language.packages, *language.unneeded, language.prepare, *language.probe, str(language.registry)]
+    for addition in _additions(additions):
+        recipe += [*addition.packages, *addition.unneeded, addition.prepare, *addition.probe, str(addition.registry)]
     return f"pgrpo-sandbox:{hashlib.sha256(chr(10).join(recipe).encode()).hexdigest()[:12]}"
 
 
-def _toolchains(languages: Collection[str]) -> list[Language]:
-    """Return what must be added for `languages`: in one order, each once, as the tag demands."""
-    return [language for name in sorted(set(languages)) if (language := toolchain(name))]
+def _additions(names: Collection[str]) -> list[Addition]:
+    """Return what must be added for `names`: in one order, each once, as the tag demands."""
+    found = (LIBRARIES if name == LIBRARIES.name else toolchain(name) for name in sorted(set(names)))
+    return [addition for addition in found if addition]
 
 
 DEFAULT_TAG = image_tag()
 """The image that `make setup` builds, and that runs use when `sandbox.image` is unset and all programs are Python."""
 
 
-def ensure_image(languages: Collection[str] = ()) -> str:
-    """Make the image for `languages` unless the engine has it; return its tag. Prints what it does.
+def ensure_image(names: Collection[str] = ()) -> str:
+    """Make the image with the additions `names` unless the engine has it; return its tag. Prints what it does.
 
     Raises `EnvironmentFault` when no engine answers or no way works, with the reason of each, and `DataError` for an
-    unknown language.
+    unknown addition.
     """
-    tag, toolchains = image_tag(languages), _toolchains(languages)
+    tag, additions = image_tag(names), _additions(names)
     problem = engine_problem()
     if problem:
         raise EnvironmentFault(problem)
     if image_exists(tag):
         return tag
-    ways = [("apt packages", lambda: _from_apt(tag, toolchains))]
-    reference = _pulled(toolchains)
+    ways = [("apt packages", lambda: _from_apt(tag, additions))]
+    reference = _pulled(additions)
     if reference is not None:
         ways.append((f"pulling {reference}", lambda: pull_image(reference, tag)))
     reasons = []
@@ -95,32 +101,32 @@ def ensure_image(languages: Collection[str] = ()) -> str:
     raise EnvironmentFault(f"cannot make the sandbox image {tag}. " + " | ".join(reasons))
 
 
-def _pulled(toolchains: list[Language]) -> str | None:
-    """Return the registry image that has all `toolchains`; None when no single one is known to."""
-    references = {language.registry for language in toolchains} or {_PULLED}
+def _pulled(additions: list[Addition]) -> str | None:
+    """Return the registry image that has all `additions`; None when no single one is known to."""
+    references = {addition.registry for addition in additions} or {_PULLED}
     return references.pop() if len(references) == 1 else None
 
 
-def _from_apt(tag: str, toolchains: list[Language]) -> None:
+def _from_apt(tag: str, additions: list[Addition]) -> None:
     missing = [tool for tool in ("apt-get", "dpkg-deb", "tar") if shutil.which(tool) is None]
     if missing:
         raise EnvironmentFault(f"{', '.join(missing)} not found: this is no Debian-like system")
     with tempfile.TemporaryDirectory(prefix="pgrpo-image-") as name:
         stage = Path(name)
-        packages = _download(stage, [*PACKAGES, *(name for language in toolchains for name in language.packages)])
-        unneeded = [*_TRIMMED, *(pattern for language in toolchains for pattern in language.unneeded)]
+        packages = _download(stage, [*PACKAGES, *(name for addition in additions for name in addition.packages)])
+        unneeded = [*_TRIMMED, *(pattern for addition in additions for pattern in addition.unneeded)]
         root = _unpack(packages, stage / "root", unneeded)
         tarball = stage / "root.tar"
         _run(["tar", "--numeric-owner", "--owner=0", "--group=0", "-C", str(root), "-cf", str(tarball), "."])
         print(f"  importing {tarball.stat().st_size >> 20} MiB, compiling byte code", flush=True)
-        import_image(tarball, tag, prepare=["python3", "-I", "-c", _preparation(toolchains)])
+        import_image(tarball, tag, prepare=["python3", "-I", "-c", _preparation(additions)])
 
 
-def _preparation(toolchains: list[Language]) -> str:
-    """Return the Python source that finishes a new image from within; it fails where a toolchain does not work."""
+def _preparation(additions: list[Addition]) -> str:
+    """Return the Python source that finishes a new image from within; it fails where an addition does not work."""
     steps = [_COMPILE]
-    for language in toolchains:
-        steps += [language.prepare, f"import subprocess; subprocess.run({list(language.probe)}, check=True)"]
+    for addition in additions:
+        steps += [addition.prepare, f"import subprocess; subprocess.run({list(addition.probe)}, check=True)"]
     return "\n".join(steps)
 
 
@@ -191,19 +197,20 @@ def _run(command: list[str], stdin=subprocess.DEVNULL) -> None:
 
 
 def main() -> None:
-    """Make an image. Without an engine say so; that is no failure unless a language was asked for.
+    """Make an image. Without an engine say so; that is no failure unless an addition was asked for.
 
     Local runs of Python fall back to the process sandbox, so `make setup` has not failed then.
     """
     parser = argparse.ArgumentParser(prog="python -m pgrpo_ray.sandbox.image", description="Make the runner image.")
-    parser.add_argument("--with", dest="languages", action="append", default=[], metavar="LANGUAGE", help="such as cpp")
-    languages = [name for name in parser.parse_args().languages if name != PYTHON]
+    known = [PYTHON, *LANGUAGES, LIBRARIES.name]
+    parser.add_argument("--with", dest="names", action="append", default=[], choices=known)
+    names = [name for name in parser.parse_args().names if name != PYTHON]
     problem = engine_problem()
-    if problem and not languages:
+    if problem and not names:
         print(f"no sandbox image: {problem}\nUntil then local runs use the weaker process sandbox.", file=sys.stderr)
         return
     try:
-        tag = ensure_image(languages)
+        tag = ensure_image(names)
     except (DataError, EnvironmentFault, SandboxError) as error:
         sys.exit(f"error: {error}")
     print(f"sandbox image {tag} is there")

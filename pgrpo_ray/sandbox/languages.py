@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from pgrpo_ray.data.records import did_you_mean
 from pgrpo_ray.errors import DataError
+from pgrpo_ray.sandbox.additions import Addition
 from pgrpo_ray.sandbox.inside import PATIENCE
 from pgrpo_ray.types import Problem
 
@@ -16,29 +17,18 @@ PYTHON = "python"
 """What runs in the zygote's forks: it needs no toolchain, and every image has it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Language:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Language(Addition):
     """A toolchain that turns one source file into one executable file."""
 
-    name: str
     source: str
     """File that holds the program, in scratch."""
     build: tuple[str, ...]
     """Command run in scratch, inside the sandbox; whatever else it writes must go there or to /tmp."""
     artifact: str
     """File that `build` leaves in scratch."""
-    packages: tuple[str, ...]
-    """Debian packages that bring the toolchain."""
-    probe: tuple[str, ...]
-    """Command that succeeds only where `build` can; needs no file, only a writable /tmp."""
     canary: str
     """A program that prints `ok`. A sandbox that cannot run it is not asked to judge others."""
-    registry: str | None = None
-    """A public image with `python3` and this toolchain, for where apt does not exist; None: there is none."""
-    unneeded: tuple[str, ...] = ()
-    """Globs of what the packages bring and `build` never opens, relative to the image's root."""
-    prepare: str = ""
-    """Python source, run once as root in the new image. `build` must also work where it has not run."""
 
 
 BUILD_LIMITS = {
