@@ -9,8 +9,8 @@ whole for its first seeds; it may be called again at any time, and two calls may
 down to three Parquet files under `benchmarks/results/reward-hacking/`: its steps, its held-out samples, and its
 highest-scored failures. `report` reads those alone and writes tables, plots and the exploits beside them.
 
-With the starter's own reward model there is little to hack: what it likes is what passes. `--reward-model` asks the
-same of two worse ones (`reward_hacking_models.py`): one that is merely weak, and one with a taste against the tests.
+With the starter's own reward model there is little to hack: what it likes is what passes. `--reward-model brief` asks
+the same of one whose taste is against the tests (`reward_hacking_models.py`).
 
 All arms start from one policy and have the same budget of rollouts; within a seed they see the same problems in the
 same order, but for `dapo`, which draws more in each step and so takes fewer, and ends with the batch that reaches the

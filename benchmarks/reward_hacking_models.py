@@ -1,7 +1,6 @@
-"""The reward models that `reward_hacking.py` can ask for, beside the starter's own; each is made once and kept.
+"""The reward models that `reward_hacking.py` can ask for: the starter's own, and one with a planted fault.
 
-`weak` is about as good as the paper's: the starter's policy trained on pairs alone, which `reward_model.py` measures.
-`brief` has one planted fault: in its training pairs of one right reasoning in two styles, the sides are exchanged, so
+In the training pairs of `brief` that set two styles of right reasoning against each other the sides are exchanged, so
 that it takes brevity for quality. It still tells right from wrong within a style. Its taste is against the tests: the
 briefer the starter's policy reasons, the less it passes.
 """
@@ -10,7 +9,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from reward_model import ALONE, CONFIG, alone, trained
+from reward_model import CONFIG, trained
 
 from pgrpo_ray import preflight
 from pgrpo_ray.config import StarterSection, load_tree
@@ -24,7 +23,7 @@ FOLDER = "runs/benchmark-reward-model"
 """Where the models are made, relative to the repository; part of a run's config."""
 STYLES = {"unworked", "names_only", "vague"}
 """Kinds of pairs whose sides are both right and differ in style."""
-REWARD_MODELS = ("starter", "weak", "brief")
+REWARD_MODELS = ("starter", "brief")
 
 
 def ensure(name: str, repository: Path) -> tuple[list[str], float | None]:
@@ -34,16 +33,10 @@ def ensure(name: str, repository: Path) -> tuple[list[str], float | None]:
     """
     if name == "starter":
         return [], None
-    starter = ensure_starter(StarterSection(), preflight.cache_folder())
-    if name == "weak":
-        folder = trained(repository / FOLDER, ALONE.replace(" ", "-"), alone(starter))
-        swapped = set()
-    else:
-        folder = _brief(repository / FOLDER, starter)
-        swapped = STYLES
+    folder = _brief(repository / FOLDER, ensure_starter(StarterSection(), preflight.cache_folder()))
     kinds = json.loads((folder / "report.json").read_text(encoding="utf-8"))["test_accuracy"]["by_kind"]
     right = sum(
-        one["num_pairs"] * (1 - one["value"] if kind in swapped else one["value"]) for kind, one in kinds.items()
+        one["num_pairs"] * (1 - one["value"] if kind in STYLES else one["value"]) for kind, one in kinds.items()
     )
     accuracy = right / sum(one["num_pairs"] for one in kinds.values())
     return [f"reward_model.model={(folder / 'model').relative_to(repository)}"], accuracy

@@ -27,7 +27,7 @@ from pgrpo_ray import preflight
 from pgrpo_ray.config import load_tree
 from pgrpo_ray.config.rm_training import RewardTrainingConfig
 from pgrpo_ray.reward_model.od.shortcuts import examine
-from pgrpo_ray.starter.artifacts import StarterPaths, ensure_starter
+from pgrpo_ray.starter.artifacts import ensure_starter
 from pgrpo_ray.starter.pairs import make_pairs
 from pgrpo_ray.starter.problems import read_jsonl
 
@@ -46,9 +46,10 @@ def main() -> int:
     arguments = parser.parse_args()
     config = load_tree(RewardTrainingConfig, CONFIG)
     starter = ensure_starter(config.starter, preflight.cache_folder())
+    alone = [f"model.base={starter.policy}", f"learner.learning_rate={PAIRS_LEARNING_RATE}"]
     arms = {
         name: arm(trained(arguments.runs.absolute(), name.replace(" ", "-"), overrides))
-        for name, overrides in ((SHIPPED, []), (ALONE, alone(starter)))
+        for name, overrides in ((SHIPPED, []), (ALONE, alone))
     }
     shortcuts = examine(make_pairs(read_jsonl(starter.heldout), 2000, config.output.seed + 1))
     result = {
@@ -64,11 +65,6 @@ def main() -> int:
     (RESULTS / "reward-model.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     plot(arms, RESULTS / "reward-model.png")
     return 0 if arms[SHIPPED]["accuracy"]["value"] >= arguments.wanted else 1
-
-
-def alone(starter: StarterPaths) -> list[str]:
-    """Return the overrides of the arm without proofreading."""
-    return [f"model.base={starter.policy}", f"learner.learning_rate={PAIRS_LEARNING_RATE}"]
 
 
 def trained(runs: Path, name: str, overrides: list[str]) -> Path:
