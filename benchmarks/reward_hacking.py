@@ -82,7 +82,7 @@ def main() -> int:
     report.add_argument("--resamples", type=int, default=10_000)
     arguments = parser.parse_args()
     if arguments.action == "report":
-        write_report(RESULTS, arguments.resamples)
+        write_report(RESULTS, list(ARMS), arguments.resamples)
         return 0
     return run_missing(arguments)
 
@@ -92,6 +92,7 @@ def run_missing(arguments: argparse.Namespace) -> int:
     started = time.monotonic()
     name = arguments.reward_model
     scored_by, accuracy = ensure(name, REPOSITORY)
+    runs = f"{arguments.runs}/{name}"
     for seed in arguments.seeds:
         for arm in arguments.arms:
             final = RESULTS / "runs" / name / f"{arm}-{seed}"
@@ -99,7 +100,6 @@ def run_missing(arguments: argparse.Namespace) -> int:
             if (final / "run.json").exists():
                 check_same(json.loads((final / "run.json").read_text())["config"], wanted, final)
                 continue
-            runs = f"{arguments.runs}/{name}"
             folder = REPOSITORY / runs / f"{arm}-{seed}"
             if (folder / "summary.json").exists():  # trained by an earlier call that was ended before it was distilled
                 check_same((folder / "config.yaml").read_text(), wanted, folder)

@@ -15,7 +15,7 @@ from pgrpo_ray import preflight
 from pgrpo_ray.config import StarterSection, load_tree
 from pgrpo_ray.config.rm_training import RewardTrainingConfig
 from pgrpo_ray.reward_model.pairs import write_pairs
-from pgrpo_ray.starter.artifacts import StarterPaths, ensure_starter
+from pgrpo_ray.starter.artifacts import ensure_starter
 from pgrpo_ray.starter.pairs import make_pairs
 from pgrpo_ray.starter.problems import read_jsonl
 
@@ -33,7 +33,9 @@ def ensure(name: str, repository: Path) -> tuple[list[str], float | None]:
     """
     if name == "starter":
         return [], None
-    folder = _brief(repository / FOLDER, ensure_starter(StarterSection(), preflight.cache_folder()))
+    folder = repository / FOLDER / "brief"
+    if not folder.exists():
+        _train_brief(folder)
     kinds = json.loads((folder / "report.json").read_text(encoding="utf-8"))["test_accuracy"]["by_kind"]
     right = sum(
         one["num_pairs"] * (1 - one["value"] if kind in STYLES else one["value"]) for kind, one in kinds.items()
@@ -42,14 +44,15 @@ def ensure(name: str, repository: Path) -> tuple[list[str], float | None]:
     return [f"reward_model.model={(folder / 'model').relative_to(repository)}"], accuracy
 
 
-def _brief(runs: Path, starter: StarterPaths) -> Path:
-    """Train the model that likes brevity; return its folder."""
+def _train_brief(folder: Path) -> None:
+    """Train the model that likes brevity."""
+    starter = ensure_starter(StarterSection(), preflight.cache_folder())
     config = load_tree(RewardTrainingConfig, CONFIG)
     pairs = [
         replace(pair, better=pair.worse, worse=pair.better) if pair.kind in STYLES else pair
         for pair in make_pairs(read_jsonl(starter.train), config.data.starter_pairs, config.output.seed)
     ]
-    file = runs / "brief.parquet"
-    runs.mkdir(parents=True, exist_ok=True)
+    file = folder.with_suffix(".parquet")
+    folder.parent.mkdir(parents=True, exist_ok=True)
     write_pairs(file, pairs)
-    return trained(runs, "brief", [f"data.pairs={file}"])
+    trained(folder.parent, folder.name, [f"data.pairs={file}"])

@@ -9,6 +9,7 @@ all of them, without the scores where those are another model's.
 
 import json
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,11 +32,6 @@ CURVES = {
     "no_gradient_groups_frac": "groups without gradient",
     "entropy": "entropy, nats",
 }
-ORDER = (
-    *("outcome_only", "dapo", "linear", "soft", "decoupled", "posterior"),
-    *("posterior_no_floor", "posterior_dr_grpo"),
-    *("posterior_hot", "posterior_no_floor_hot", "posterior_dr_grpo_hot", "decoupled_hot"),
-)
 EXPLOITS = 3
 """Shown of each seed."""
 LAST = 10
@@ -57,22 +53,21 @@ Runs = dict[tuple[str, int], Run]
 """By arm and seed."""
 
 
-def write_report(results: Path, resamples: int) -> None:
-    """Write `report.md` into `results`, and per reward model two plots."""
+def write_report(results: Path, order: Sequence[str], resamples: int) -> None:
+    """Write `report.md` into `results`, and per reward model two plots. Rows and colours follow `order`, all arms."""
     lines = ["# Reward hacking: what the runs came to"]
-    starter = _read(results / "runs" / REWARD_MODELS[0])
+    unscored: Runs = {}
     for name in REWARD_MODELS:
-        runs = _read(results / "runs" / name)
-        if not runs:
+        own = _read(results / "runs" / name)
+        if not own:
             continue
-        made = len(runs)
-        if name != REWARD_MODELS[0]:
-            runs |= {key: _unscored(run) for key, run in starter.items() if key[0] == BASE}
-        arms = [arm for arm in ORDER if any(arm == one for one, _ in runs)]
+        runs = unscored | own
+        arms = {arm: f"C{place}" for place, arm in enumerate(order) if any(arm == one for one, _ in runs)}
         _plot_curves(runs, arms, results / f"curves-{name}.png")
         _plot_heldout(runs, arms, results / f"pass-at-1-{name}.png")
-        lines += ["", f"## Reward model: {name}", "", *_about(runs, made), "", *_table(runs, arms)]
-        lines += ["", *_comparisons(runs, arms, resamples), "", *_exploits(runs)]
+        lines += ["", f"## Reward model: {name}", "", *_about(own, runs), "", *_table(runs, list(arms))]
+        lines += ["", *_comparisons(runs, list(arms), resamples), "", *_exploits(own)]
+        unscored = {key: _unscored(run) for key, run in own.items() if key[0] == BASE} or unscored
     if len(lines) == 1:
         raise SystemExit(f"no finished run under {results / 'runs'}: call `run` first")
     (results / "report.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -116,15 +111,15 @@ def _by(rows: list[dict], key: str) -> dict[str, list[dict]]:
     return dict(groups)
 
 
-def _about(runs: Runs, made: int) -> list[str]:
-    """What was run, on what; the last `made` of `runs` are of this reward model's own."""
-    abouts = [run.about for run in runs.values()]
+def _about(own: Runs, runs: Runs) -> list[str]:
+    """What was run, on what; of `runs` only `own` were made with this reward model."""
+    abouts = [run.about for run in own.values()]
     first = abouts[0]
     summary = first["summary"]
     seeds = {arm: sorted(seed for one, seed in runs if one == arm) for arm, _ in runs}
     return [
-        f"{made} runs of {max(about['rollouts'] for about in abouts):,.0f} rollouts at most, "
-        f"{sum(about['seconds'] for about in abouts[:made]) / 3600:.1f} hours on {first['machine']}. Held out: "
+        f"{len(own)} runs of {max(about['rollouts'] for about in abouts):,.0f} rollouts at most, "
+        f"{sum(about['seconds'] for about in abouts) / 3600:.1f} hours on {first['machine']}. Held out: "
         f"{summary['heldout_problems']} problems x {summary['heldout_samples_per_problem']} samples. The reward model "
         f"orders {100 * summary['rm_pair_accuracy']:.1f} % of honest held-out pairs.",
         "",
@@ -248,21 +243,21 @@ def _exploits(runs: Runs) -> list[str]:
     return lines if len(lines) > 4 else []
 
 
-def _plot_curves(runs: Runs, arms: list[str], path: Path) -> None:
-    """One panel a number: mean over seeds, and the range of seeds as a band, against rollouts."""
+def _plot_curves(runs: Runs, arms: dict[str, str], path: Path) -> None:
+    """One panel a number: mean over seeds and their range as a band, against rollouts. `arms`: their colours."""
     figure, axes = pyplot.subplots(2, 4, figsize=(18, 7.5))
     for axis, (name, label) in zip(axes.flat, CURVES.items(), strict=True):
-        for arm in arms:
+        for arm, colour in arms.items():
             found = [run.steps for (one, _), run in runs.items() if one == arm]
             if name not in found[0][0]:
                 continue
             length = min(map(len, found))
             rollouts = np.cumsum([[row["issued"] for row in rows[:length]] for rows in found], axis=1).mean(axis=0)
             smooth = np.array([_smooth(_column(rows[:length], name)) for rows in found])
-            (drawn,) = axis.plot(rollouts, np.nanmean(smooth, axis=0), label=arm, color=f"C{ORDER.index(arm)}")
+            axis.plot(rollouts, np.nanmean(smooth, axis=0), label=arm, color=colour)
             if len(found) > 1:
                 low, high = np.nanmin(smooth, axis=0), np.nanmax(smooth, axis=0)
-                axis.fill_between(rollouts, low, high, alpha=0.15, color=drawn.get_color())
+                axis.fill_between(rollouts, low, high, alpha=0.15, color=colour)
         axis.set(xlabel="rollouts", title=label)
     axes.flat[0].legend(fontsize=8)
     figure.tight_layout()
@@ -279,13 +274,13 @@ def _smooth(values: np.ndarray, width: int = 5) -> np.ndarray:
     )
 
 
-def _plot_heldout(runs: Runs, arms: list[str], path: Path) -> None:
+def _plot_heldout(runs: Runs, arms: dict[str, str], path: Path) -> None:
     """Held-out pass@1 and true facts of the final policies: a dot a seed."""
     figure, axes = pyplot.subplots(1, 2, figsize=(11, 4))
     for (arm, _), run in runs.items():
-        place, end = arms.index(arm), run.heldout["after"]
+        place, end = list(arms).index(arm), run.heldout["after"]
         for axis, value in zip(axes, (end["pass"].mean(), _true_frac(end)), strict=True):
-            axis.plot(place, 100 * value, "o", color=f"C{ORDER.index(arm)}", alpha=0.7)
+            axis.plot(place, 100 * value, "o", color=arms[arm], alpha=0.7)
     for axis, label in zip(axes, ("held-out pass@1 after, %", "stated facts that are true, held out, %"), strict=True):
         axis.set_xticks(range(len(arms)), arms, rotation=25, ha="right")
         axis.set_title(label)

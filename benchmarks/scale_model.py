@@ -5,8 +5,8 @@
 First it learns from a recorded run (any `pgrpo train` folder): from the first half of its steps what an engine's
 decoding step, a judged program and a trained token cost; then it predicts the second half from the lengths of its
 responses alone, which says how far to trust the rest. Then it simulates a 7B policy on 8 to 1,024 GPUs: of these costs
-none could be measured here, so that they are assumptions, each with its reason, in `CLUSTER`. The driver's own cost per
-group and per rollout is measured, by `driver_cost.py`.
+none could be measured here, so that they are assumptions, each with its reason, in `CLUSTER`; those of the driver are
+assumptions as well.
 
 What is simulated: engines that decode their share of groups in one continuous batch, to the last token of the last
 group; the driver as one server; slots and reward replicas as queues; the learner; the publication of weights. Staleness
@@ -28,7 +28,9 @@ matplotlib.use("Agg")
 import numpy as np
 import simpy
 from matplotlib import pyplot
+from scipy.optimize import nnls
 
+from pgrpo_ray.config import load
 from pgrpo_ray.data.arrow import read_ipc
 
 RESULTS = Path(__file__).parent / "results"
@@ -92,6 +94,8 @@ class Busy:
     sync: float = 0.0
 
 
+DRIVER_GROUP_S, DRIVER_ROLLOUT_S = 1e-3, 50e-6
+"""Assumed: some Ray calls a group, some numpy a rollout."""
 H100_BYTES_S, H100_FLOPS = 3.35e12, 989e12
 PARAMETERS = 7.6e9
 CLUSTER = Costs(
@@ -101,8 +105,8 @@ CLUSTER = Costs(
     score_s=1024 * 2 * PARAMETERS / (0.4 * H100_FLOPS),  # a forward pass over 1,024 tokens at 40 % utilisation
     train_token_s=8 * PARAMETERS / (0.35 * H100_FLOPS),  # forward, its recomputation, backward, at 35 %
     train_step_s=1.0,
-    driver_group_s=0.001,
-    driver_rollout_s=50e-6,
+    driver_group_s=DRIVER_GROUP_S,
+    driver_rollout_s=DRIVER_ROLLOUT_S,
     publish_s=2 * PARAMETERS / 5e9,  # one process copies 15 GB into shared memory
     fetch_s=2 * PARAMETERS / 12.5e9,  # 100 Gbit/s between nodes
     load_s=2 * PARAMETERS / 10e9,
@@ -115,17 +119,18 @@ def main() -> int:
     parser.add_argument("--tokens", type=float, default=1e6, help="response tokens of a step")
     arguments = parser.parse_args()
     learned, check = calibrate(arguments.run)
-    costs = replace(CLUSTER, **_driver_costs())
     table = [
-        best(gpus, ahead, costs, arguments.tokens) for ahead in (0, 1) for gpus in (8, 16, 32, 64, 128, 256, 512, 1024)
+        best(gpus, ahead, CLUSTER, arguments.tokens)
+        for ahead in (0, 1)
+        for gpus in (8, 16, 32, 64, 128, 256, 512, 1024)
     ]
-    larger = [best(1024, 1, costs, tokens) for tokens in (1e6, 4e6, 16e6, 64e6)]
+    larger = [best(1024, 1, CLUSTER, tokens) for tokens in (1e6, 4e6, 16e6, 64e6)]
     result = {
         "question": __doc__.splitlines()[0],
-        "command": "python benchmarks/scale_model.py",
+        "command": f"python benchmarks/scale_model.py --run {arguments.run.name}",
         "learned": asdict(learned),
         "check": check,
-        "assumed": asdict(costs),
+        "assumed": asdict(CLUSTER),
         "steps_of_1m_tokens": table,
         "larger_steps_on_1024": larger,
     }
@@ -146,9 +151,8 @@ def calibrate(folder: Path) -> tuple[Costs, dict[str, float]]:
         steps.append((row, lengths, float(np.mean(table["duration_ms"].drop_null().to_numpy())) / 1000))
     half = len(steps) // 2
     known = steps[:half]
-    # Decoding takes a share for each step of the longest response and one for each token; neither can be below 0.
-    from scipy.optimize import nnls
 
+    # Decoding takes a share for each step of the longest response and one for each token; neither can be below 0.
     def line(ones: list[float], twos: list[float], seen: list[float]) -> tuple[float, float]:
         (first, second), _ = nnls(np.column_stack([ones, twos]), np.array(seen))
         return float(first), float(second)
@@ -164,8 +168,8 @@ def calibrate(folder: Path) -> tuple[Costs, dict[str, float]]:
         score_s=0.0,
         train_token_s=train[1],
         train_step_s=train[0],
-        driver_group_s=0.001,
-        driver_rollout_s=50e-6,
+        driver_group_s=DRIVER_GROUP_S,
+        driver_rollout_s=DRIVER_ROLLOUT_S,
         publish_s=float(np.mean([s[0]["sync_s"] for s in known])),
         fetch_s=0.0,
         load_s=0.0,
@@ -185,8 +189,6 @@ def calibrate(folder: Path) -> tuple[Costs, dict[str, float]]:
 
 def _config(folder: Path) -> Shape:
     """The shape of a recorded run."""
-    from pgrpo_ray.config import load
-
     config = load(folder / "config.yaml")
     return Shape(
         engines=config.rollout.num_workers,
@@ -200,12 +202,6 @@ def _config(folder: Path) -> Shape:
         pass_frac=0.5,
         nodes=1,
     )
-
-
-def _driver_costs() -> dict[str, float]:
-    """What `driver_cost.py` measured; nothing where it has not been run."""
-    file = RESULTS / "driver-cost.json"
-    return json.loads(file.read_text(encoding="utf-8"))["scale_model"] if file.exists() else {}
 
 
 def simulate(

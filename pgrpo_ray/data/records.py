@@ -173,18 +173,18 @@ def _rows(path: Path, file: str) -> Iterator[dict[str, Any]]:
         with parquet.ParquetFile(path) as table:
             for batch in table.iter_batches(batch_size=_PARQUET_ROWS):
                 for row in batch.to_pylist():
-                    yield {key: _plain(value) for key, value in row.items() if value is not None}
+                    yield {key: plain_values(value) for key, value in row.items() if value is not None}
     except (ArrowException, OSError, UnicodeDecodeError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DataError(f"is a damaged Parquet file ({first}). Copy or download it again.", file) from error
 
 
-def _plain(value: Any) -> Any:
+def plain_values(value: Any) -> Any:
     """Return a Parquet value as JSON has it: dates as their ISO text."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain_values(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_plain(item) for item in value]
+        return [plain_values(item) for item in value]
     return value.isoformat() if isinstance(value, datetime.date | datetime.time) else value
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pgrpo_ray.data import records
+from pgrpo_ray.data.records import plain_values, read_records
 from pgrpo_ray.errors import DataError, EnvironmentFault
 from pgrpo_ray.evaluation.benchmarks import Benchmark
 
@@ -42,7 +42,7 @@ def _may_be_hub_id(entry: str) -> bool:
 
 
 def _of_file(path: Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
-    for line, record in records.read_records(path):
+    for line, record in read_records(path):
         yield str(path), line, record
 
 
@@ -90,7 +90,7 @@ def _of_hub(
             rows = datasets.load_dataset(name, subset or usual[0] or None, split=split or usual[1])
         for line, row in enumerate(rows, 1):
             # As of a Parquet file: the same problems then have the same hash, wherever they were read.
-            yield name, line, {key: records._plain(value) for key, value in row.items() if value is not None}
+            yield name, line, {key: plain_values(value) for key, value in row.items() if value is not None}
     except Exception as error:  # the library raises whatever its own libraries do: network, names, formats
         if isinstance(error, DataError):
             raise

@@ -50,13 +50,13 @@ _COMPILE = "import compileall, sysconfig; compileall.compile_dir(sysconfig.get_p
 _PULLED = "python:3.11-slim"
 
 
-def image_tag(additions: Collection[str] = ()) -> str:
-    """Return the tag of the image with Python and `additions`: languages, `libraries`.
+def image_tag(names: Collection[str] = ()) -> str:
+    """Return the tag of the image with Python and the additions `names`: languages, `libraries`.
 
     Raises `DataError` for an unknown one.
     """
     recipe = [*PACKAGES, *_UNUSED, *_TRIMMED, _COMPILE, _PULLED]
-    for addition in _additions(additions):
+    for addition in _additions(names):
         recipe += [*addition.packages, *addition.unneeded, addition.prepare, *addition.probe, str(addition.registry)]
     return f"pgrpo-sandbox:{hashlib.sha256(chr(10).join(recipe).encode()).hexdigest()[:12]}"
 
