@@ -5,75 +5,65 @@
 (who is think-scored is the reward rule's business: passers under the paper's)
 
 One step, and who waits for whom:
-- `_sample` hands requests to the rollout workers and takes each group's reference the moment its last response ends.
-  It has the group judged at once, then scored (not queued before: an actor takes calls in order, so one slow pool would
-  stop all scoring); both run while other groups are still being sampled.
-  The driver waits here for the batch: until every group's scalars are in. When judging lags, it takes no more groups,
-  and each rollout worker stops its engine `STREAM_AHEAD` groups later: nothing piles up. A group that a pool keeps for
-  longer than it may goes to another one.
-- `_reward` composes rewards and advantages from scalars: some numbers per rollout, on the driver. With dynamic sampling
-  `_collect` has groups without a gradient replaced before the batch is closed.
-- `_learn` plans the update, hands every rank its share, waits for all of them, then streams the new weights from
-  rank 0 to all rollout workers by reference.
+- `_ask_ahead` has groups asked for, `algo.max_staleness` optimizer steps before they are trained on (`algo.staleness`
+  says why not earlier). They move whenever the driver waits (`actors.group_flow`); so with a staleness above 0, other
+  groups are sampled, judged and scored while it waits for anything below.
+- `_collect` waits until every group of the step's batch is there (`algo.late_groups: wait`), or as many as make one
+  (`drop`; what is then too old for the next step is given up). With dynamic sampling it has groups without a gradient
+  replaced before the batch is closed.
+- `_reward` composes rewards and advantages from scalars: some numbers per rollout, on the driver.
+- `_learn` plans the update, hands every rank its share, waits for all of them, then brings the new weights to all
+  rollout workers, or to none (`actors.weight_sync`). Responses that are being sampled go on with them.
 - The recorder writes the batch's rollouts meanwhile; the next step waits for that write before it asks for another.
 
 Invariants:
 - The driver holds references and scalar columns, never token tensors or weights.
 - Conservation, checked each step: issued = trained + without gradient + masked(reason) + dropped(reason).
 - Every wait has a deadline and names its role (`actors.waits`).
+- No rollout is older than `algo.max_staleness`, and engine and learner agree on the logprobs of tokens of the current
+  version, or the run ends.
 """
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from itertools import count, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from pgrpo_ray.actors import waits
-from pgrpo_ray.actors.pools import Judging
-from pgrpo_ray.actors.scoring import Scoring
+from pgrpo_ray.actors import waits, weight_sync
+from pgrpo_ray.actors.group_flow import Demand, Group, GroupFlow, outstanding
 from pgrpo_ray.actors.spawn import Fleet
 from pgrpo_ray.algo.advantages import term_advantages, variance_shares
 from pgrpo_ray.algo.batching import UpdatePlan, plan_update
 from pgrpo_ray.algo.rewards import RewardRule, Signals, compose
-from pgrpo_ray.config import RunConfig
+from pgrpo_ray.algo.staleness import check_staleness
+from pgrpo_ray.config import RunConfig, derive
 from pgrpo_ray.data import arrow
 from pgrpo_ray.data.problems import ProblemSampler
 from pgrpo_ray.data.scalars import Columns, to_columns
-from pgrpo_ray.errors import PgrpoError, StageError
+from pgrpo_ray.errors import MismatchError, PgrpoError, StageError
 from pgrpo_ray.evaluation.passk import pass_at_k_interval
 from pgrpo_ray.learner.shares import share_of
 from pgrpo_ray.obs.display import HEADER, Display
 from pgrpo_ray.obs.metrics import batch_metrics
 from pgrpo_ray.obs.run_log import RunLog
+from pgrpo_ray.obs.timeline import Timeline
 from pgrpo_ray.types import Problem, PromptRequest, Verdict
 
 LAST_WRITE_TIMEOUT_S = 5.0
 """For the recorder to finish the last file when a run fails or is interrupted."""
-STREAM_AHEAD = 4
-"""Groups that a rollout worker may have finished before the driver takes one. Ours: several can end in one engine step,
-and the driver takes one in about a millisecond."""
 NAMED_TERMS = ("format", "outcome", "thinking")
 """Reward terms with a column of their own; others share `reward_other`."""
+STAGES = ("sampling", "judging", "scoring", "learning", "sync")
+"""Of the timeline."""
 TRAINING, EVALUATION = 0, 1
 """First word of every seed, so that training and evaluation never share samples."""
-
-
-@dataclass
-class Group:
-    """One problem's rollouts on their way. References, plus the scalars once they are in."""
-
-    judging: Judging
-    """References of the ROLLOUT and VERDICT tables."""
-    scoring: Scoring | None = None
-    """None before the verdicts, or where scores are not asked for."""
-    scalars: Any = None
-    """The scalar table, None until it is in."""
 
 
 class Estimate(NamedTuple):
@@ -132,13 +122,19 @@ class Driver:
         self._rule = rule
         self._heldout = list(heldout)
         self._prompt_ids = prompt_ids
-        self._statements = {problem.id: problem.prompt for problem in problems}
         self._fleet = fleet
-        self._pools = fleet.pools
         self._log = log
         self._display = display
         self._sampler = ProblemSampler(problems, config.rollout.prompts_per_step, config.run.seed)
         self._timeout_s = config.cluster.stage_timeout_s
+        self._derived = derive(config)
+        self._timeline = Timeline(log.folder / "trace.json" if config.run.trace else None)
+        statements = {problem.id: problem.prompt for problem in problems}
+        self._flow = GroupFlow(fleet.rollout, fleet.pools, fleet.reward, statements, self._timeout_s, self._timeline)
+        self._fresh = self._issue()
+        self._asked: deque[Demand] = deque()
+        """What was asked for and is not wholly taken, oldest first."""
+        self._asked_rollouts = 0
         self._policy_version = 0
         self._writing: Any = None
 
@@ -148,77 +144,146 @@ class Driver:
             return self._run()
         except (Exception, KeyboardInterrupt):
             with contextlib.suppress(PgrpoError):  # the first error is the one to tell
-                self._finish_writing(LAST_WRITE_TIMEOUT_S)
+                self._finish_writing(LAST_WRITE_TIMEOUT_S, waits.wait_any)
             raise
+        finally:
+            self._timeline.close()
 
     def _run(self) -> RunResult:
         steps = self._config.run.steps
+        self._publish()  # an engine serves only what the learner has published, the first policy included
         before = self._evaluate("before")
         self._display.phase("train", steps)
         self._display.note(f"[bold]{HEADER}[/bold]")
-        every, budget = self._config.evaluation.every_steps, self._config.run.max_rollouts
-        issued = 0.0
+        every = self._config.evaluation.every_steps
         for step in range(1, steps + 1):
-            metrics = self._train_step(step)
+            too_old = self._give_up_too_old()
+            self._ask_ahead(step)
+            if not self._asked:  # the budget of rollouts is used up
+                break
+            metrics = {**self._train_step(step), "too_old": too_old}
             self._log.step(step, metrics)
             self._display.step(step, metrics)
             self._display.advance()
-            issued += metrics["issued"]
-            if budget is not None and issued >= budget:
-                break
+            taken = step
             if every and step % every == 0 and step < steps:
                 self._evaluate(f"step-{step:06d}")
                 self._display.phase("train", steps)
                 self._display.advance(step)
+        self._give_up_the_rest()
         after = self._evaluate("after")
         self._display.stage("saving the model")
         folder = str(self._log.folder / "model")
-        waits.get([rank.save.remote(folder) for rank in self._fleet.learner], self._timeout_s, "learner")
+        self._flow.get([rank.save.remote(folder) for rank in self._fleet.learner], self._timeout_s, "learner")
         self._finish_writing()
-        return RunResult(before, after, step, self._policy_version)
+        return RunResult(before, after, taken, self._policy_version)
 
     def _train_step(self, step: int) -> dict[str, float]:
         started = time.monotonic()
-        self._pools.counts()  # what an evaluation did since the last step is not this step's
+        self._fleet.pools.counts()  # what an evaluation did since the last step is not this step's
+        self._timeline.take()
         batch, sampled = self._collect(step)
         collected = time.monotonic()
-        counts = self._pools.counts()
+        counts = self._fleet.pools.counts()
         metrics = batch_metrics(batch.columns, batch.group_index, self._policy_version)
         self._write(self._log.rollouts_path(step), batch.groups, step, batch)
         learned = self._learn(batch, step)
         seconds = time.monotonic() - started
+        busy = self._timeline.take()
         tokens = float(batch.columns["response_length"].sum())
         return {
             **metrics,
             **{f"advantage_share_{term}": share for term, share in batch.shares.items()},
             **learned,
             "policy_version": self._policy_version,
-            "sample_s": sampled - started,
-            "judge_tail_s": collected - sampled,
+            "sample_s": max(0.0, sampled - started),
+            "judge_tail_s": collected - max(started, sampled),
             "step_s": seconds,
+            **{f"busy_{stage}_s": busy.get(stage, 0.0) for stage in STAGES},
             "tokens_per_s": tokens / seconds,
             "cache_hit_frac": counts.cache_hit_frac,
             "runner_restarts": counts.runner_restarts,
             "judged_again": counts.judged_again,
         }
 
-    def _collect(self, step: int) -> tuple[Batch, float]:
-        """Return the step's rewarded batch, and when the last rollout was sampled."""
+    def _issue(self) -> Iterator[PromptRequest]:
+        """Yield the requests of step 1, 2, ... without end."""
+        for step in count(1):
+            yield from self._requests(self._sampler.batch(step - 1), TRAINING, step)
+
+    def _ask_ahead(self, step: int) -> None:
+        """Ask for what may be sampled from now on: batches of this step and of those that may be ahead."""
+        run, per_step = self._config.run, self._config.rollout.prompts_per_step
+        last = min(run.steps, step + self._derived.steps_ahead)
+        missing = (last - step + 1) * per_step - outstanding(self._asked)
+        while missing > 0 and (run.max_rollouts is None or self._asked_rollouts < run.max_rollouts):
+            self._asked.append(self._ask(list(islice(self._fresh, min(missing, per_step)))))
+            missing -= per_step
+
+    def _ask(self, requests: list[PromptRequest]) -> Demand:
         section = self._config.rollout
-        problems, groups = self._sampler.batch(step - 1), []
+        self._asked_rollouts += len(requests) * section.group_size
+        version = self._policy_version
+        return self._flow.ask(requests, section.group_size, section.temperature, version, score=True)
+
+    def _give_up_too_old(self) -> int:
+        """Drop what was asked for too long ago to be trained on now; return how many rollouts that are."""
+        too_old, oldest = 0, self._policy_version - self._config.algo.max_staleness
+        if self._config.algo.late_groups == "drop":  # else none can be (`algo.staleness`), and one that is ends the run
+            while self._asked and self._asked[0].version < oldest:
+                too_old += self._give_up(self._asked.popleft())
+        return too_old
+
+    def _give_up_the_rest(self) -> None:
+        """Drop what was asked for ahead of a step that is not taken."""
+        if rollouts := sum(map(self._give_up, self._asked)):
+            self._display.note(f"{rollouts} rollouts that were asked for ahead are not needed any more")
+        self._asked.clear()
+
+    def _give_up(self, demand: Demand) -> int:
+        rollouts = demand.outstanding * demand.group_size
+        self._flow.drop(demand)
+        return rollouts
+
+    def _collect(self, step: int) -> tuple[Batch, float]:
+        """Return the step's rewarded batch, and when the last of its rollouts was sampled."""
+        self._display.stage("sampling, judging and scoring")
+        wanted = self._config.rollout.prompts_per_step
+        if self._config.algo.late_groups == "wait":
+            demand = self._asked.popleft()
+            groups, sampled = self._flow.finish(demand), demand.sampled_at
+        else:
+            groups, sampled = self._first_done(wanted), time.monotonic()
         for round_left in reversed(range(self._config.algo.sampling_rounds)):
-            requests = self._requests(problems, TRAINING, step, first=len(groups))
-            more, sampled = self._sample(requests, section.group_size, section.temperature, score=True)
-            groups += more
             batch = self._reward(groups)
-            missing = section.prompts_per_step - int(batch.alive().sum())
+            missing = wanted - int(batch.alive().sum())
             if not round_left or not missing:
                 break
-            asked = {group.scalars["problem_id"][0].as_py() for group in groups}
+            asked = {group.problem_id for group in groups}
             problems = self._sampler.more(step - 1, asked, missing)
             if not problems:
                 break
+            demand = self._ask(self._requests(problems, TRAINING, step, first=len(groups)))
+            groups, sampled = groups + self._flow.finish(demand), demand.sampled_at
         return batch, sampled
+
+    def _first_done(self, wanted: int) -> list[Group]:
+        """Take the first groups that are done, those asked for first before others, and of one problem only one."""
+        taken: dict[str, Group] = {}
+        while len(taken) < wanted:
+            for demand in self._asked:
+                done, demand.done = demand.done, []
+                for group in done:
+                    if len(taken) < wanted and group.problem_id not in taken:
+                        taken[group.problem_id] = group
+                    else:
+                        demand.done.append(group)
+            if len(taken) == wanted or all(demand.complete for demand in self._asked):
+                break
+            seen = sum(len(demand.done) for demand in self._asked)
+            self._flow.until(lambda seen=seen: sum(len(demand.done) for demand in self._asked) > seen)
+        self._asked = deque(demand for demand in self._asked if demand.outstanding)
+        return list(taken.values())
 
     def _requests(self, problems: Sequence[Problem], phase: int, step: int, first: int = 0) -> list[PromptRequest]:
         root = [self._config.run.seed, phase, step]
@@ -231,79 +296,13 @@ class Driver:
             for index, problem in enumerate(problems, first)
         ]
 
-    def _sample(
-        self, requests: list[PromptRequest], group_size: int, temperature: float, *, score: bool
-    ) -> tuple[list[Group], float]:
-        """Return the judged (and scored) groups in the order of `requests`, and when the last one was sampled."""
-        workers, pools = self._fleet.rollout, self._pools
-        options = {"num_returns": "streaming", "_generator_backpressure_num_objects": STREAM_AHEAD}
-        streams = {
-            worker.generate.options(**options).remote(requests[index :: len(workers)], group_size, temperature): index
-            for index, worker in enumerate(workers)
-        }
-        self._display.stage("sampling, judging and scoring" if score else "sampling and judging")
-        pending: dict[Any, Group] = {}
-        done: list[Group] = []
-        sampled = time.monotonic()
-        while streams or pending:
-            # Judged groups first; and while too many wait, no more are taken.
-            open_streams = streams if len(pending) < pools.max_groups(group_size) else {}
-            refs, owners = [*pending, *open_streams], _owners(open_streams, pending)
-            for ready in waits.wait_any(refs, self._timeout_s, owners, partial(self._late, pending)):
-                if ready in streams:
-                    try:
-                        judging = pools.judge(next(ready))
-                        pending[judging.scalars] = Group(judging)
-                    except StopIteration:
-                        del streams[ready]
-                        sampled = time.monotonic()
-                    continue
-                group = pending.pop(ready)
-                if (awaited := self._advance(group, group_size, score)) is not None:
-                    pending[awaited] = group
-                    continue
-                done.append(group)
-                if not score:  # evaluation counts groups, training counts steps
-                    self._display.advance()
-        if len(done) != len(requests):
-            raise StageError(
-                f"rollout worker: {len(requests)} groups asked for, {len(done)} came.", stage="rollout worker"
-            )
-        position = {request.problem_id: index for index, request in enumerate(requests)}
-        done.sort(key=lambda group: position[group.scalars["problem_id"][0].as_py()])
-        return done, sampled
-
-    def _late(self, pending: dict[Any, Group]) -> list[Any]:
-        """References of the groups that their pools should have judged long ago."""
-        unjudged = (group.judging for group in pending.values() if group.scalars is None)
-        return [judging.scalars for judging in self._pools.overdue(unjudged)]
-
-    def _advance(self, group: Group, group_size: int, score: bool) -> Any:
-        """Take what a group waited for and have the next done; return that one's reference, None when all is in."""
-        if group.scalars is not None:
-            self._fleet.reward.answer(group.scoring, self._timeout_s)
-            return group.scoring.ref
-        group.scalars = self._pools.answer(group.judging, self._timeout_s)
-        if group.scalars is None:  # its pool lost it
-            group.judging = self._pools.again(group.judging)
-            return group.judging.scalars
-        if group.scalars.num_rows != group_size:
-            raise StageError(
-                f"rollout worker: a group of {group.scalars.num_rows} rollouts came, {group_size} were asked for.",
-                stage="rollout worker",
-            )
-        if not score:
-            return None
-        statement = self._statements[group.scalars["problem_id"][0].as_py()]
-        group.scoring = self._fleet.reward.score(group.judging.rollouts, group.scalars, statement)
-        return group.scoring.ref
-
     def _reward(self, groups: list[Group]) -> Batch:
         """Compose rewards and advantages of what has been judged and scored."""
         algo = self._config.algo
-        scalars, thinking = [group.scalars for group in groups], [group.scoring.table for group in groups]
-        columns = to_columns(arrow.append_columns(pa.concat_tables(scalars), pa.concat_tables(thinking)))
+        scalars = pa.concat_tables([group.scalars for group in groups])
+        columns = to_columns(arrow.append_columns(scalars, _thinking(groups)))
         group_index = np.repeat(np.arange(len(groups)), [group.scalars.num_rows for group in groups])
+        check_staleness(columns["policy_version"], self._policy_version, self._config.algo.max_staleness)
         signals = _signals(columns)
         _check_machinery(columns, signals)
         try:
@@ -362,11 +361,15 @@ class Driver:
                 group_index,
                 config.algo.aggregation,
                 config.rollout.max_response_tokens,
+                self._policy_version,
             )
             rollouts = [batch.groups[index].judging.rollouts for index in share.groups]
             updates.append(actor.update.remote(share, *rollouts))
-        reports = waits.get(updates, self._timeout_s, "learner")
+        span = self._timeline.begin("learning", f"step {step}")
+        reports = self._flow.get(updates, self._timeout_s, "learner")
+        self._timeline.end(span)
         self._check_trained(plan, columns, reports)
+        self._check_parity(reports[0])
         started = time.monotonic()
         if plan.mini_batches:
             self._policy_version += len(plan.mini_batches)
@@ -374,22 +377,12 @@ class Driver:
         return {**reports[0], "sync_s": time.monotonic() - started}
 
     def _publish(self) -> None:
-        """Stream weights from rank 0 to every rollout worker; return when all serve the new version."""
+        """Bring the weights to every rollout worker; return when all serve the new version."""
         self._display.stage("publishing weights")
-        version = self._policy_version
-        streams = [rank.publish.options(num_returns="streaming").remote(version) for rank in self._fleet.learner]
-        *chunks, last = waits.stream(streams[0], self._timeout_s, "learner")
-        manifest = waits.get(last, self._timeout_s, "learner")  # a few names; an error of the learner shows here
-        for silent in streams[1:]:  # these ranks only help to gather; their streams end empty, or with an error
-            for ref in waits.stream(silent, self._timeout_s, "learner"):
-                waits.get(ref, self._timeout_s, "learner")
-        served = waits.get(
-            [worker.load_weights.remote(manifest, *chunks) for worker in self._fleet.rollout],
-            self._timeout_s,
-            "rollout worker",
-        )
-        if any(loaded != version for loaded in served):
-            raise StageError(f"rollout worker: serves versions {served} after version {version} was published.")
+        version, deadline_s = self._policy_version, self._config.sync.deadline_s
+        span = self._timeline.begin("sync", f"version {version}")
+        weight_sync.publish(self._fleet.learner, self._fleet.rollout, version, deadline_s, self._flow.wait_any)
+        self._timeline.end(span)
 
     def _evaluate(self, name: str) -> Estimate | None:
         """Measure pass@1 on the held-out problems with the weights that the workers serve now."""
@@ -397,9 +390,19 @@ class Driver:
             return None
         section = self._config.evaluation
         self._display.phase(f"evaluate {name}", len(self._heldout))
-        requests = self._requests(self._heldout, EVALUATION, self._policy_version)
-        groups, _ = self._sample(requests, section.samples_per_problem, section.temperature, score=False)
+        self._display.stage("sampling and judging")
+        version = self._policy_version
+        demand = self._flow.ask(
+            self._requests(self._heldout, EVALUATION, version),
+            section.samples_per_problem,
+            section.temperature,
+            version,
+            score=False,
+            on_group=self._display.advance,
+        )
+        groups = self._flow.finish(demand)
         columns = to_columns(pa.concat_tables([group.scalars for group in groups]))
+        check_staleness(columns["policy_version"], version, max_staleness=0)
         self._write(self._log.evaluation_path(name), groups, self._policy_version)
         shape = (len(groups), section.samples_per_problem)
         correct = (columns["verdict"] == Verdict.PASSED).reshape(shape).sum(axis=1)
@@ -426,20 +429,16 @@ class Driver:
         metadata = {"step": str(step), "run": self._config.run.name}
         stages = [[group.judging.rollouts for group in groups], [group.judging.verdicts for group in groups]]
         if batch is not None:
-            rewards = _reward_table(batch.columns)
-            starts = np.searchsorted(batch.group_index, np.arange(len(groups)))
-            stages.append([group.scoring.table for group in groups])
-            stages.append(
-                [rewards.slice(start, group.scalars.num_rows) for start, group in zip(starts, groups, strict=True)]
-            )
+            # What the driver holds goes whole: a slice a group would be serialised one by one.
+            stages += [[_thinking(groups).combine_chunks()], [_reward_table(batch.columns)]]
             metadata["reward_model_version"] = self._fleet.reward.version
-        tables = [table for stage in stages for table in stage]
-        self._writing = self._fleet.recorder.write.remote(str(path), metadata, len(groups), *tables)
+        counts, tables = [len(stage) for stage in stages], [table for stage in stages for table in stage]
+        self._writing = self._fleet.recorder.write.remote(str(path), metadata, counts, *tables)
 
-    def _finish_writing(self, timeout_s: float | None = None) -> None:
+    def _finish_writing(self, timeout_s: float | None = None, wait_any: waits.WaitAny | None = None) -> None:
         writing, self._writing = self._writing, None
         if writing is not None:
-            waits.get(writing, timeout_s or self._timeout_s, "recorder")
+            waits.get(writing, timeout_s or self._timeout_s, "recorder", wait_any or self._flow.wait_any)
 
     def _check_conservation(self, batch: Batch, plan: UpdatePlan) -> None:
         columns = batch.columns
@@ -455,6 +454,23 @@ class Driver:
                 f"masked {masked.sum()} + dropped {dropped.sum()}",
                 stage="driver",
             )
+
+    def _check_parity(self, report: dict[str, float]) -> None:
+        """Stop where engine and learner do not compute the same policy, once the rollouts that show it are on disk."""
+        dtype, most = self._config.policy.dtype, self._derived.max_mismatch
+        if report["current_tokens_frac"] == 0:  # nothing to compare
+            return
+        if report["mismatch_mean"] <= most:  # a gap that is no number is none that is small
+            return
+        self._finish_writing()
+        raise MismatchError(
+            f"engine and learner give the tokens of this step logprobs that are {report['mismatch_mean']:.2g} nats "
+            f"apart on average ({report['mismatch_max']:.2g} at most), sync.max_mismatch is {most:g} for "
+            f"policy.dtype={dtype}: what samples is not what is trained. The step's rollouts are in the run's "
+            "folder. If the gap is there from the first step: do both run this dtype, and the same temperature without "
+            "top-p? If it grows step by step: some weights do not reach the engine, such as an output head that is "
+            "tied to the embedding and kept packed. If it has always been about so large: raise the bound."
+        )
 
     def _check_trained(self, plan: UpdatePlan, columns: Columns, reports: list[dict[str, float]]) -> None:
         """What the ranks say they trained on must be what was planned, and each took every step."""
@@ -501,13 +517,12 @@ def _check_machinery(columns: Columns, signals: Signals) -> None:
         )
 
 
+def _thinking(groups: list[Group]) -> pa.Table:
+    """The THINKING columns of a batch."""
+    return pa.concat_tables([group.scoring.table for group in groups])
+
+
 def _reward_table(columns: Columns) -> pa.Table:
     """The REWARD table of a batch."""
     dropped, masked = ([reason or None for reason in columns[name]] for name in ("dropped", "masked"))
     return arrow.reward_table(columns, dropped, masked)
-
-
-def _owners(streams: dict, pending: dict) -> str:
-    """Name the roles that a wait is about."""
-    names = ["rollout worker"] * bool(streams) + ["execution pool or reward server"] * bool(pending)
-    return " and ".join(names)

@@ -97,7 +97,14 @@ class DeadlineError(PgrpoError):
 
 
 class WeightSyncError(PgrpoError):
-    """Weights did not arrive whole: a checksum, a name or a version differs. The engine must not serve them."""
+    """Weights did not arrive whole: a checksum, a name or a version differs. The engine does not serve them."""
+
+
+class MismatchError(PgrpoError):
+    """Engine and learner give the same tokens different probabilities: they do not compute the same policy.
+
+    Nothing that was learned from such rollouts can be trusted; they are in the run's folder.
+    """
 
 
 class StageError(PgrpoError):

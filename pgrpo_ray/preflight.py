@@ -387,14 +387,14 @@ def encode(config: RunConfig, model: str, problems: ProblemSets) -> dict[str, tu
 def memory_mib(config: RunConfig, policy: ModelFacts) -> dict[str, float]:
     """Estimate what each role holds, MiB: weights and optimizer state only, activations and libraries come on top.
 
-    A rank keeps its share of weight, gradient and two Adam moments, plus a float32 master copy for bfloat16 (4 x 4 or
-    2 + 2 + 3 x 4 bytes a parameter, ZeRO-3, arXiv 1910.02054).
+    A rank keeps its share of weight, float32 gradient and two Adam moments, plus a float32 master copy for bfloat16
+    (4 x 4 or 2 + 4 x 4 bytes a parameter, ZeRO-3, arXiv 1910.02054).
     """
     item = 2 if config.policy.dtype == "bfloat16" else 4
     share = policy.num_parameters / config.learner.num_ranks
     engine = policy.num_parameters * item / 2**20
     return {
         "each rollout worker": engine + (config.rollout.kv_cache_mib or 0),
-        "each learner rank": share * 16 / 2**20,
+        "each learner rank": share * (18 if item == 2 else 16) / 2**20,
         "all containers": config.sandbox.slots * config.sandbox.memory_mib,
     }

@@ -3,7 +3,7 @@
 Parts (rollout, sandbox, reward_model, learner, ...) never import each other; `actors` joins them through these.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pgrpo_ray.types import ChatAnswer, ChatRequest, Judgement, Problem, PromptRequest, SampledGroup
@@ -16,13 +16,50 @@ if TYPE_CHECKING:  # words stay light: no heavy import at run time
 class RolloutEngine(Protocol):
     """Samples groups from the policy. Implemented by `rollout.vllm_engine`."""
 
-    def generate(
-        self, requests: Sequence[PromptRequest], group_size: int, temperature: float
-    ) -> Iterator[SampledGroup]:
-        """Yield one group per request, in the order in which groups finish."""
+    policy_version: int | None
+    """Of the last weights that were loaded whole; None before: those of the folder that it was started from."""
+    parameters: Mapping[str, tuple[str, tuple[int, ...]]]
+    """What a whole version has: dtype (as torch names it) and shape of every parameter, tied ones once."""
+
+    def add(self, request: PromptRequest, group_size: int, temperature: float) -> str:
+        """Begin to sample a group; return the id under which it will end.
+
+        Raises `WeightSyncError` after a `load_weights` that did not end, until one has.
+        """
+
+    def step(self) -> list[tuple[str, SampledGroup]]:
+        """Sample one token of each running response; return the groups that ended with it. With none, return none."""
+
+    def abort(self, ids: Iterable[str]) -> None:
+        """Forget groups; ids that have ended are passed over."""
 
     def load_weights(self, weights: Iterable[tuple[str, "torch.Tensor"]], version: int) -> None:
-        """Replace every parameter; raise `WeightSyncError` when one is missing or unexpected."""
+        """Replace every parameter and serve `version` from the next token on; only reads the tensors. May raise
+        anything."""
+
+
+class WeightPublisher(Protocol):
+    """The learner's side of a weight transport. Implemented by `sync.weights.BucketPublisher`."""
+
+    def publish(self, weights: Iterable[tuple[str, "torch.Tensor"]], version: int) -> Iterator[Any]:
+        """Yield the parts of a version that go to every receiver; the last one makes it whole.
+
+        How many parts there are is the transport's business. One that moves weights from GPU to GPU while they are
+        loaded, as vLLM's own do, would yield names, dtypes and shapes alone.
+        """
+
+
+class WeightReceiver(Protocol):
+    """A rollout worker's side of a weight transport. Implemented by `sync.weights.BucketReceiver`.
+
+    Touches no engine: what was received is given out by `load`, once all workers have confirmed.
+    """
+
+    def receive(self, part: Any) -> int | None:
+        """Take and check the next part; return the version when it is whole, None before. Raise `WeightSyncError`."""
+
+    def load(self, version: int) -> Iterator[tuple[str, "torch.Tensor"]]:
+        """Yield every parameter of a whole version, to be read only; at the call raise `WeightSyncError` for others."""
 
 
 class Runner(Protocol):

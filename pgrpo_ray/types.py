@@ -249,5 +249,6 @@ class SampledGroup:
     """[G][T] engine's logprob of each sampled token at the sampling temperature, nats."""
     finish_reasons: tuple[str, ...]
     """`stop` (ended by itself) or `length` (cut)."""
-    policy_version: int
-    """Version of the weights that sampled it."""
+    versions: tuple[tuple[tuple[int, int], ...], ...]
+    """[G] (policy version, index of the first token that it sampled), in the order of the tokens; one pair unless new
+    weights came while the response was sampled."""

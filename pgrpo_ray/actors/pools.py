@@ -85,6 +85,8 @@ class Pool:
     """Monotonic seconds; see `REST_S`. A silent pool rests as long as it was waited for."""
     gone: bool = False
     """Its actor will not come back."""
+    judge: Any = None
+    """Its remote method, made once: making it costs as much as a call of it."""
 
 
 @dataclass(eq=False)
@@ -236,7 +238,8 @@ class ExecutionPools:
             tried, (verdicts, scalars) = (), _UNSCORED.remote(judging.rollouts, judging.cause)
         else:
             pool.outstanding += 1
-            verdicts, scalars = pool.actor.judge.options(num_returns=2).remote(judging.rollouts)
+            pool.judge = pool.judge or pool.actor.judge.options(num_returns=2)
+            verdicts, scalars = pool.judge.remote(judging.rollouts)
             tried = (*judging.tried, pool)
         return replace(judging, verdicts=verdicts, scalars=scalars, tried=tried, given=time.monotonic())
 

@@ -5,15 +5,19 @@ actor's process alone, because an exception there reaches the driver whole, whil
 come in as positional arguments: Ray resolves such references to zero-copy tables.
 """
 
+import contextlib
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from pgrpo_ray.config import RewardModelSection, RunConfig, derive
-from pgrpo_ray.errors import EnvironmentFault, ModelError, PgrpoError
+from pgrpo_ray.errors import EnvironmentFault, ModelError, PgrpoError, WeightSyncError
+from pgrpo_ray.protocols import WeightPublisher, WeightReceiver
 from pgrpo_ray.types import Judgement, Problem, PromptRequest
 
 FAILURE_HOLDS_S = 10.0
@@ -22,7 +26,7 @@ would each repeat it."""
 
 
 class RolloutRole:
-    """Samples groups. One process, one vLLM engine."""
+    """Samples groups. One process, one vLLM engine; `generate` runs in several threads, all else in one."""
 
     def __init__(self, config: RunConfig, model: str, index: int):
         self._config = config
@@ -33,29 +37,57 @@ class RolloutRole:
         """Load the engine."""
         from transformers import AutoTokenizer
 
+        from pgrpo_ray.rollout.engine_loop import EngineLoop
         from pgrpo_ray.rollout.vllm_engine import VllmEngine
         from pgrpo_ray.rollout.worker import RolloutWorker
+        from pgrpo_ray.sync.weights import BucketReceiver
 
         config = self._config
-        engine = VllmEngine(
+        make = partial(
+            VllmEngine,
             self._model,
             config.policy.dtype,
             config.rollout,
             max_model_tokens=derive(config).max_sequence_tokens,
             seed=config.run.seed + self._index,
         )
-        self._worker = RolloutWorker(engine, AutoTokenizer.from_pretrained(self._model))
+        self._worker = RolloutWorker(EngineLoop(make), AutoTokenizer.from_pretrained(self._model))
+        self._receiver: WeightReceiver = BucketReceiver(self._worker.parameters)
 
-    def generate(self, requests: list[PromptRequest], group_size: int, temperature: float) -> Iterator[Any]:
-        """Yield a ROLLOUT table per group, as groups finish."""
-        yield from self._worker.generate(requests, group_size, temperature)
+    def generate(
+        self,
+        requests: list[PromptRequest],
+        group_size: int,
+        temperature: float,
+        version: int | None = None,
+        name: str = "",
+    ) -> Iterator[Any]:
+        """Yield a ROLLOUT table per group, as groups finish; see `RolloutWorker.generate`. Raises `WeightSyncError`."""
+        with self._named():
+            yield from self._worker.generate(requests, group_size, temperature, version, name)
 
-    def load_weights(self, manifest: Any, *chunks: Any) -> int:
-        """Serve the published weights from now on; return their version."""
-        from pgrpo_ray.sync.weights import unpack
+    def drop(self, name: str) -> int:
+        """Give up what has not ended of the calls of `generate` with that name; return how many groups that are."""
+        return self._worker.drop(name)
 
-        self._worker.load_weights(unpack(manifest, chunks), manifest.version)
-        return manifest.version
+    def receive_weights(self, part: Any) -> int | None:
+        """Take and check a part of a version; return the version when it is whole. The engine is not touched."""
+        with self._named():
+            return self._receiver.receive(part)
+
+    def load_weights(self, version: int) -> int:
+        """Serve a version that was received whole from the next token on; return it."""
+        with self._named():
+            self._worker.load_weights(self._receiver.load(version), version)
+        return version
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        """Say which worker it was that met a `WeightSyncError`."""
+        try:
+            yield
+        except WeightSyncError as error:
+            raise WeightSyncError(f"rollout worker {self._index}: {error}") from error
 
 
 class ExecutionRole:
@@ -226,12 +258,13 @@ class LearnerRole:
         return self._worker.update(tables, share)
 
     def publish(self, version: int) -> Iterator[Any]:
-        """Yield weight chunks, then their manifest, on rank 0; nothing on the others. Collective."""
-        from pgrpo_ray.sync.weights import pack
+        """Yield the parts of a version on rank 0, nothing on the others. Collective."""
+        from pgrpo_ray.sync.weights import BucketPublisher
 
         weights = self._worker.named_weights()
         if self._worker.engine.rank == 0:
-            yield from pack(weights, version, self._config.sync.chunk_mib << 20)
+            publisher: WeightPublisher = BucketPublisher(self._config.sync.chunk_mib << 20)
+            yield from publisher.publish(weights, version)
         for _ in weights:  # the other ranks only take part in the gathering
             pass
 
@@ -243,18 +276,19 @@ class LearnerRole:
 class RecorderRole:
     """Writes rollouts to the run's folder, so that token columns never pass through the driver."""
 
-    def write(self, path: str, metadata: dict[str, str], num_groups: int, *tables: Any) -> int:
-        """Write `num_groups` groups as one Arrow file; return its rows.
+    def write(self, path: str, metadata: dict[str, str], counts: list[int], *tables: Any) -> int:
+        """Write a batch as one Arrow file; return its rows.
 
-        `tables` lists stage after stage: all ROLLOUT tables, then all VERDICT tables, and so on.
+        `tables` lists stage after stage, `counts` of each: all ROLLOUT tables, then all VERDICT tables, and so on. What
+        a stage's tables hold together stands in the same order in each.
         """
         import pyarrow as pa
 
         from pgrpo_ray.data import arrow
         from pgrpo_ray.obs.run_log import explain_full_disk
 
-        stages = [pa.concat_tables(tables[i : i + num_groups]) for i in range(0, len(tables), num_groups)]
-        whole = arrow.append_columns(*stages)
+        rest = iter(tables)
+        whole = arrow.append_columns(*(pa.concat_tables(list(islice(rest, count))) for count in counts))
         with explain_full_disk(Path(path).parent):
             arrow.write_ipc(Path(path), whole, metadata)
         return whole.num_rows

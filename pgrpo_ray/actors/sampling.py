@@ -68,11 +68,14 @@ def judged_groups(
     }
     pending: dict[Any, Judging] = {}
     while streams or pending:
-        taking = streams if len(pending) < pools.max_groups(section.group_size) else set()
+        most = pools.max_groups(section.group_size)
+        taking = streams if len(pending) < most else set()
         owners = " and ".join(["rollout worker"] * bool(taking) + ["execution pool"] * bool(pending))
         refs = [*pending, *taking]
         for ready in waits.wait_any(refs, timeout_s, owners, partial(_late, pools, pending)):
             if ready in streams:
+                if len(pending) >= most:  # several streams may be ready at once
+                    continue
                 try:
                     rollouts = next(ready)
                 except StopIteration:

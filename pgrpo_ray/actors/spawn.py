@@ -28,11 +28,12 @@ from pgrpo_ray.actors.cluster import (
     node_address,
     vllm_env,
 )
+from pgrpo_ray.actors.group_flow import SAMPLING
 from pgrpo_ray.actors.pools import CONTROL, RESOURCE, ExecutionPools, Node, groups_per_pool, sandbox_nodes
 from pgrpo_ray.actors.reward_server import RewardServer
 from pgrpo_ray.actors.scoring import GroupScorer
 from pgrpo_ray.algo.rewards import Scored
-from pgrpo_ray.config import RewardModelSection, RunConfig
+from pgrpo_ray.config import RewardModelSection, RunConfig, derive
 from pgrpo_ray.errors import EnvironmentFault
 from pgrpo_ray.reward_model.version import folder_version
 from pgrpo_ray.types import Problem
@@ -170,6 +171,7 @@ def rollout_workers(config: RunConfig, model: str) -> list[Any]:
         gpus=section.gpus_per_worker,
         threads=section.threads_per_worker,
         env=vllm_env(section.gpus_per_worker),
+        concurrency_groups={SAMPLING: derive(config).steps_ahead + 3},  # a replacement and an evaluation beside them
     )
     return [role.remote(config, model, index) for index in range(section.num_workers)]
 

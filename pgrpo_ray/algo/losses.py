@@ -30,6 +30,11 @@ zero in expectation, so it regularises nothing and is there to reproduce runs th
 CHUNK_ELEMENTS = 1 << 24
 """Logits turned to float32 at a time: 64 MiB a temporary. Ours: large enough to keep a GPU busy."""
 
+HEAD_CHUNK_ELEMENTS = 1 << 26
+"""Logits made at a time by `head_logprobs`: 256 MiB in float32. Ours: of 152,000 words those of 441 tokens, so
+that a product does more work per byte of the head's weights (bfloat16: one flop for each token) than the about 300 that
+an H100 can do while it reads one."""
+
 MAX_LOG_RATIO = 20.0
 """Bound on |log ratio|: exp of more overflows float32 and one absurd token would turn the step into NaN. verl clamps at
 the same value; ratios that far out are clipped anyway, or carry a gradient that nobody wants."""
@@ -47,12 +52,8 @@ class _SampledLogprobs(torch.autograd.Function):
         dtype = _float_type(logits)
         logprobs, entropy, lse = (torch.empty(ids.shape, dtype=dtype, device=logits.device) for _ in range(3))
         for at in _chunks(logits.shape):
-            scaled = logits[at].to(dtype) / temperature
-            lse[at] = torch.logsumexp(scaled, dim=-1)
-            logprobs[at] = scaled.gather(-1, ids[at].unsqueeze(-1)).squeeze(-1) - lse[at]
-            # In place: the scaled logits are needed no more, and a second temporary would double the peak.
-            probabilities = scaled.sub_(lse[at].unsqueeze(-1)).exp_()
-            entropy[at] = torch.special.entr(probabilities).sum(dim=-1)  # entr(0) = 0: masked tokens do no harm
+            scaled = logits[at].to(dtype, copy=True).div_(temperature)
+            logprobs[at], entropy[at], lse[at] = _statistics(scaled, ids[at])
         ctx.save_for_backward(logits, ids, lse)
         ctx.temperature = temperature
         ctx.mark_non_differentiable(entropy)
@@ -85,6 +86,73 @@ def sampled_logprobs(logits: Tensor, ids: Tensor, temperature: float) -> tuple[T
     if not temperature > 0:
         raise ValueError(f"temperature must be above 0, received {temperature}")
     return _SampledLogprobs.apply(logits, ids, float(temperature))
+
+
+class _HeadLogprobs(torch.autograd.Function):
+    """log softmax((hidden @ weight.T + bias) / temperature) at the sampled ids; logits exist a chunk at a time.
+
+    Forward goes over chunks of tokens. Backward makes logits again, over blocks of the vocabulary: each block of the
+    weight's gradient is then one product over all tokens, summed inside it, and not a sum of chunks that bfloat16 would
+    round each time. Kept between the two: the inputs, and one float a token.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, ids: Tensor, temperature: float
+    ) -> tuple[Tensor, Tensor]:
+        dtype = _float_type(hidden)
+        logprobs, entropy, lse = (torch.empty(ids.shape, dtype=dtype, device=hidden.device) for _ in range(3))
+        for at in _spans(len(ids), len(weight)):
+            scaled = _scaled_logits(hidden[at], weight, bias, temperature)
+            logprobs[at], entropy[at], lse[at] = _statistics(scaled, ids[at])
+        # Under ZeRO-3 the weight is whole here, partitioned when this returns, and whole again in backward: a saved
+        # parameter is kept as itself, so what it holds then is what counts.
+        ctx.save_for_backward(hidden, weight, bias, ids, lse)
+        ctx.temperature = temperature
+        ctx.mark_non_differentiable(entropy)
+        return logprobs, entropy
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(
+        ctx: Any, grad_logprobs: Tensor, _grad_entropy: Tensor
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, None, None]:
+        hidden, weight, bias, ids, lse = ctx.saved_tensors
+        grad_hidden = torch.zeros(hidden.shape, dtype=lse.dtype, device=hidden.device)
+        grad_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
+        grad_bias = torch.empty_like(bias) if ctx.needs_input_grad[2] else None
+        scale = (grad_logprobs / ctx.temperature).unsqueeze(-1)
+        for block in _spans(len(weight), len(ids)):
+            words = weight[block]
+            part = _scaled_logits(hidden, words, None if bias is None else bias[block], ctx.temperature)
+            part.sub_(lse.unsqueeze(-1)).exp_().mul_(-scale)
+            place = ids.unsqueeze(-1) - block.start
+            inside = (place >= 0) & (place < len(words))
+            # Not by selecting the tokens inside: how many they are would have to be asked of the GPU.
+            part.scatter_add_(-1, place.clamp(0, len(words) - 1), scale * inside)
+            if grad_bias is not None:
+                grad_bias[block] = part.sum(dim=0).to(bias.dtype)
+            part = part.to(weight.dtype)
+            grad_hidden += part @ words
+            if grad_weight is not None:
+                torch.mm(part.t(), hidden, out=grad_weight[block])
+        return grad_hidden.to(hidden.dtype), grad_weight, grad_bias, None, None
+
+
+def head_logprobs(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, ids: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """Return (logprobs, entropy), float32 [N] in nats, of a language model's head on N tokens' last hidden states.
+
+    `hidden` [N, H], `weight` [V, H] and `bias` [V] (or None) of one float type, `ids` int64 [N]: what was sampled
+    after each. The same as `sampled_logprobs` of the logits, with at most HEAD_CHUNK_ELEMENTS logits in memory at a
+    time; they are made twice where there is a gradient. `logprobs` carries gradient to hidden, weight and bias.
+    """
+    if hidden.ndim != 2 or ids.shape != hidden.shape[:1]:
+        raise ValueError(f"hidden must be [N, H] and ids [N], received {tuple(hidden.shape)}, {tuple(ids.shape)}")
+    if not temperature > 0:
+        raise ValueError(f"temperature must be above 0, received {temperature}")
+    return _HeadLogprobs.apply(hidden, weight, bias, ids, float(temperature))
 
 
 def policy_loss(
@@ -197,6 +265,35 @@ def _check_shapes(policy: Tensor, old: Tensor, advantages: Tensor, loss_mask: Te
 def _float_type(logits: Tensor) -> torch.dtype:
     """Return the type to compute in: float32, or float64 for logits that have it (gradient checks)."""
     return torch.float64 if logits.dtype == torch.float64 else torch.float32
+
+
+def _statistics(scaled: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return (logprob at `ids`, entropy, log of the sum of exponentials) of logits [..., V], which it overwrites.
+
+    In place: a second temporary would double the peak. One exponential for all three.
+    """
+    top = scaled.amax(dim=-1, keepdim=True)
+    chosen = scaled.gather(-1, ids.unsqueeze(-1))
+    total = scaled.sub_(top).exp_().sum(dim=-1, keepdim=True)
+    lse = top + total.log()
+    probabilities = scaled.div_(total)
+    entropy = torch.special.entr(probabilities, out=probabilities).sum(dim=-1)  # entr(0) = 0: -inf does no harm
+    return (chosen - lse).squeeze(-1), entropy, lse.squeeze(-1)
+
+
+def _scaled_logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float) -> Tensor:
+    """Return logits over temperature, float32 [n, v], as a head computes them: rounded to the model's type first."""
+    logits = hidden @ weight.t()
+    if bias is not None:
+        logits += bias
+    return logits.to(_float_type(hidden)).div_(temperature)
+
+
+def _spans(length: int, other: int) -> Iterator[slice]:
+    """Yield slices that together cover `length`, each times `other` at most HEAD_CHUNK_ELEMENTS (or one long)."""
+    step = max(1, HEAD_CHUNK_ELEMENTS // max(1, other))
+    for start in range(0, length, step):
+        yield slice(start, min(start + step, length))
 
 
 def _chunks(shape: torch.Size) -> Iterator[tuple[slice, slice]]:

@@ -21,11 +21,8 @@ REDUCE_BUCKET = 5 * 10**8
 """Gradients of a ZeRO-3 bucket before they are reduced: DeepSpeed's default of `reduce_bucket_size`."""
 SUB_GROUP = 10**9
 """Parameters whose optimizer step is taken at a time: DeepSpeed's default of `sub_group_size`."""
-LOGIT_COPIES = 3
-"""[T, V] tensors alive at the peak of the backward pass: logits, their gradient as `algo.losses` makes it, and the copy
-that autograd makes of that for the slice `logits[:, :-1]`."""
-LOGIT_CHUNK = 1 << 24
-"""Elements that `algo.losses` turns to float32 at a time (its CHUNK_ELEMENTS, which a test holds this to)."""
+HEAD_CHUNK = 1 << 26
+"""Logits made at a time by `algo.losses` (its HEAD_CHUNK_ELEMENTS, which a test holds this to)."""
 VLLM_SHARE = 0.92
 """Of a GPU's memory that vLLM 0.32 takes where `rollout.kv_cache_mib` is not set (its `gpu_memory_utilization`)."""
 
@@ -122,47 +119,68 @@ def activation_gib(shape: ModelShape, dtype: str, tokens: int, *, checkpointing:
     return tokens * shape.layers * layer / GIB
 
 
-def logits_gib(shape: ModelShape, dtype: str, tokens: int) -> float:
-    """Estimate what the logits of `tokens` tokens take with their gradients and float32 chunks, GiB."""
-    chunks = 2 * 4 * min(LOGIT_CHUNK, tokens * shape.vocabulary)
-    return (LOGIT_COPIES * _BYTES[dtype] * tokens * shape.vocabulary + chunks) / GIB
+def head_gib(shape: ModelShape, dtype: str, tokens: int) -> float:
+    """Estimate what the head takes beside its weights in the passes of `tokens` sampled tokens, GiB.
+
+    A chunk of logits in float32 and in the model's type; the gradient of its weights; the tokens' hidden states, with
+    their gradient in float32 and in the model's type. A model whose head cannot be run apart (`learner.policy` says so
+    when it is loaded) holds the logits of all tokens instead.
+    """
+    item = _BYTES[dtype]
+    chunk = (4 + item) * min(HEAD_CHUNK, tokens * shape.vocabulary)
+    return (chunk + item * shape.vocabulary * shape.hidden + (4 + 2 * item) * tokens * shape.hidden) / GIB
 
 
 def learner_plan(config: RunConfig, shape: ModelShape) -> RolePlan:
     """Return what one ZeRO-3 rank holds (arXiv 1910.02054, section 5: P parameters over N ranks).
 
-    Of each of its P / N parameters it keeps weight and gradient (2 + 2 bytes in bfloat16, 4 + 4 in float32), a float32
-    master copy of bfloat16 weights (4), and Adam's two moments (8): 16 bytes either way. A reference policy, where the
-    KL term wants one, adds its weights. On top comes the larger of two peaks: activations, logits, gathered weights and
-    a bucket of gradients in the backward pass; the float32 gradient of a sub-group in the optimizer step.
+    Of each of its P / N parameters it keeps the weight (2 bytes in bfloat16, 4 in float32), its gradient in float32
+    (4), a float32 copy of bfloat16 weights (4), and Adam's two moments (8): 18 or 16 bytes. A reference policy,
+    where the KL term wants one, adds its weights. `learner.offload` keeps some of these in the host's memory. On top
+    comes the larger of two peaks: activations, head, gathered weights and a bucket of gradients in the backward pass;
+    the float32 gradient of a sub-group in the optimizer step.
     """
     learner, dtype = config.learner, config.policy.dtype
     item, share = _BYTES[dtype], shape.num_parameters / learner.num_ranks
-    tokens = learner.micro_batch_tokens
-    gathered = (min(shape.num_parameters, LIVE_PARAMETERS) + min(shape.num_parameters, REDUCE_BUCKET)) * item / GIB
-    stored = activation_gib(shape, dtype, tokens, checkpointing=False)
-    logits = logits_gib(shape, dtype, tokens)
-    step = min(share, SUB_GROUP) * 4 / GIB
-    states = "Adam moments, float32 copy" if item == 2 else "Adam moments"
-    parts = [
-        Part("weights", share * item / GIB, key="learner.num_ranks"),
-        Part("gradients", share * item / GIB, key="learner.num_ranks"),
-        Part(states, share * (16 - 2 * item) / GIB, key="learner.num_ranks"),
-    ]
+    weights, states = share * item / GIB, "Adam moments, float32 copy" if item == 2 else "Adam moments"
+    kept = [Part("weights", weights, key="learner.num_ranks")]
     if config.algo.kl_weight > 0:
-        parts.append(Part("weights of the reference policy", share * item / GIB, key="algo.kl_weight"))
-    if step > gathered + stored + logits:
-        parts.append(Part("float32 gradient of a sub-group", step, True, "learner.num_ranks"))
-    else:
-        parts += [
-            Part("gathered weights, gradient bucket", gathered, True),
-            Part("activations", stored, True, "learner.micro_batch_tokens"),
-            Part("logits", logits, True, "learner.micro_batch_tokens"),
-        ]
+        kept.append(Part("weights of the reference policy", weights, key="algo.kl_weight"))
+    stepped = [
+        Part("gradients", share * 4 / GIB, key="learner.num_ranks"),
+        Part(states, share * (12 if item == 2 else 8) / GIB, key="learner.num_ranks"),
+    ]
+    on_host = {"none": [], "optimizer": stepped, "optimizer_and_parameters": kept + stepped}[learner.offload]
+    parts = [part for part in kept + stepped if part not in on_host]
+    parts += _passes(config, shape, 0.0 if stepped[0] in on_host else min(share, SUB_GROUP) * 4 / GIB)
     parts.append(_libraries(learner.gpus_per_rank))
-    recomputed = activation_gib(shape, dtype, tokens, checkpointing=True)
-    note = f"activations of {tokens:,} tokens would be {recomputed:.1f} GiB with checkpointing, which is not built"
-    return RolePlan("learner rank", learner.num_ranks, learner.gpus_per_rank, tuple(parts), (note,))
+    notes = []
+    if on_host:
+        host_gib = sum(part.gib for part in on_host)
+        notes.append(f"{host_gib:.1f} GiB of each are in its host's memory, by learner.offload={learner.offload}")
+    if not learner.activation_checkpointing:
+        tokens = learner.micro_batch_tokens
+        recomputed = activation_gib(shape, dtype, tokens, checkpointing=True)
+        notes.append(
+            f"activations of {tokens:,} tokens would be {recomputed:.1f} GiB with learner.activation_checkpointing=true"
+        )
+    return RolePlan("learner rank", learner.num_ranks, learner.gpus_per_rank, tuple(parts), tuple(notes))
+
+
+def _passes(config: RunConfig, shape: ModelShape, step_gib: float) -> list[Part]:
+    """Return the larger of two peaks: of the backward pass, and of the optimizer step, which takes `step_gib`."""
+    learner, dtype = config.learner, config.policy.dtype
+    tokens, recomputed = learner.micro_batch_tokens, learner.activation_checkpointing
+    live = min(shape.num_parameters, LIVE_PARAMETERS) + min(shape.num_parameters, REDUCE_BUCKET)
+    smaller = "learner.micro_batch_tokens" if recomputed else "learner.activation_checkpointing"
+    passes = [
+        Part("gathered weights, gradient bucket", live * _BYTES[dtype] / GIB, True),
+        Part("activations", activation_gib(shape, dtype, tokens, checkpointing=recomputed), True, smaller),
+        Part("head, a chunk of logits", head_gib(shape, dtype, tokens), True, "learner.micro_batch_tokens"),
+    ]
+    if step_gib > sum(part.gib for part in passes):
+        return [Part("float32 gradient of a sub-group", step_gib, True, "learner.num_ranks")]
+    return passes
 
 
 def rollout_plan(config: RunConfig, shape: ModelShape, gpu_gib: float) -> RolePlan:
@@ -235,7 +253,10 @@ def lacking(plans: Sequence[RolePlan], gpu_gib: float) -> tuple[list[str], list[
 
 
 _FIXES = {
-    "learner.num_ranks": "raise learner.num_ranks, which divides it.",
+    "learner.num_ranks": "raise learner.num_ranks, which divides it, or move it to the host by learner.offload.",
+    "learner.activation_checkpointing": "set learner.activation_checkpointing=true, for a third more computation; or "
+    "lower learner.micro_batch_tokens, and with it data.max_prompt_tokens or rollout.max_response_tokens, whose sum it "
+    "must hold.",
     "learner.micro_batch_tokens": "lower learner.micro_batch_tokens, and with it data.max_prompt_tokens or "
     "rollout.max_response_tokens, whose sum it must hold; or raise learner.num_ranks to make room.",
     "algo.kl_weight": "set algo.kl_weight=0, which needs no reference policy.",

@@ -116,6 +116,7 @@ class RewardTrainingConfig(ConfigTree):
 
     def check(self) -> None:
         """Refuse combinations that cannot work. Raises `ConfigError`; changes nothing."""
+        self.learner.check_offload()
         scored = self.objective.kind == "score"
         if scored and self.data.scores is None:
             raise ConfigError(

@@ -42,6 +42,8 @@ class RunSection(Section):
     """Batches of rollouts to train on."""
     max_rollouts: int | None = Field(None, ge=1)
     """Also end with the batch that reaches so many rollouts: dynamic sampling makes batches of unequal cost."""
+    trace: bool = False
+    """Also write when each stage had work to `trace.json` in the run's folder, for Perfetto or Chrome."""
     min_free_mib: int = Field(1024, ge=0)
     """Refuse to start with less free disk under `dir`, MiB."""
 
@@ -189,6 +191,14 @@ class AlgoSection(Section):
     """epsilon_high: clip-higher (DAPO's default)."""
     num_mini_batches: int = Field(1, ge=1)
     """Optimizer steps per batch."""
+    max_staleness: int = Field(0, ge=0)
+    """How many optimizer steps older than the learner's policy a token may be when it is trained on. 0: on-policy,
+    sampling and learning take turns. A multiple of `num_mini_batches`, as whole batches are sampled ahead: once that
+    much, sampling goes on while the learner learns, and new weights reach responses that are half sampled. See
+    `algo.staleness`."""
+    late_groups: Literal["wait", "drop"] = "wait"
+    """With a staleness above 0: a step waits for all groups that were asked for with it; or it takes the first that are
+    done, and drops what is then too old for the next step (which favours short responses)."""
     old_logprobs: Literal["learner", "rollout"] = "learner"
     """Denominator of the ratio: recomputed by the learner, or the engine's own, which saves a forward pass where both
     agree (float32)."""
@@ -230,13 +240,42 @@ class LearnerSection(Section):
     max_grad_norm: float = Field(1.0, gt=0)
     micro_batch_tokens: int = Field(16384, ge=64)
     """Padded tokens per forward-backward on one rank; bounds memory."""
+    activation_checkpointing: bool = False
+    """Keep only each layer's input for the backward pass and run the layer again there: about a fifteenth of the
+    memory of activations for a third more computation. Off, as it buys nothing where they fit: `pgrpo check --gpu-gib`
+    says whether they do."""
+    offload: Literal["none", "optimizer", "optimizer_and_parameters"] = "none"
+    """What a rank keeps in its host's memory and not on its GPU: nothing; optimizer state, float32 copy and gradients,
+    with the step then on CPU; the weights as well. Slower with each. GPUs only."""
+
+    def check_offload(self) -> None:
+        """Refuse to offload from a CPU. Raises `ConfigError`."""
+        if self.offload != "none" and not self.gpus_per_rank:
+            raise ConfigError(
+                f"learner.offload={self.offload} moves memory from a GPU to its host, but learner.gpus_per_rank is 0. "
+                "Set learner.offload=none, or learner.gpus_per_rank=1.",
+                path="learner.offload",
+            )
+
+
+MAX_MISMATCH = {"float32": 1e-3, "bfloat16": 0.1}
+"""Of `mismatch_mean`, nats. Ours, well above what rounding does and below what stale weights do. Measured in float32:
+2e-7 with a policy of 2.5M parameters, 6e-6 with random 93M; in bfloat16 1.5e-3 and 0.04; with an output head two steps
+old, at a learning rate of 2e-3, 0.14. Steps of a small rate move less than bfloat16 rounds: there the gate sees only
+what has been broken for many steps."""
 
 
 class SyncSection(Section):
     """Weights from learner to rollout workers."""
 
     chunk_mib: int = Field(64, ge=1)
-    """Parameters travel in chunks of about this size: one call a chunk, never one a parameter, MiB."""
+    """Parameters travel in buckets of about this size: one call a bucket, never one a parameter, MiB."""
+    deadline_s: float = Field(600, gt=0)
+    """Of each half of a publication: until every rollout worker has a whole version and has checked it, which touches
+    no engine; then until every engine has loaded it. On expiry the run stops. Seconds."""
+    max_mismatch: float | None = Field(None, gt=0)
+    """Largest `mismatch_mean` of a step: beyond it engine and learner do not compute the same policy, and the run
+    stops. Nats. None: `MAX_MISMATCH` of `policy.dtype`."""
 
 
 class EvaluationSection(Section):
@@ -306,6 +345,7 @@ class RunConfig(ConfigTree):
 
     def check(self) -> None:
         """Refuse combinations that cannot work. Raises `ConfigError`; changes nothing."""
+        self.learner.check_offload()
         rollout, algo = self.rollout, self.algo
         if rollout.group_size < 2:
             raise ConfigError(
@@ -320,6 +360,7 @@ class RunConfig(ConfigTree):
                 "or raise the other.",
                 path="algo.num_mini_batches",
             )
+        self._check_staleness()
         if self.data.problems == STARTER:
             self._check_starter_sizes()
         longest = self.data.max_prompt_tokens + rollout.max_response_tokens
@@ -363,6 +404,27 @@ class RunConfig(ConfigTree):
                 path="sandbox.backend",
             )
 
+    def _check_staleness(self) -> None:
+        """Refuse what would bound nothing, drop everything or leave stale tokens uncorrected."""
+        algo = self.algo
+        if algo.max_staleness % algo.num_mini_batches:
+            raise ConfigError(
+                f"algo.max_staleness ({algo.max_staleness}) must be a multiple of algo.num_mini_batches "
+                f"({algo.num_mini_batches}): it counts optimizer steps, and whole batches are sampled ahead.",
+                path="algo.max_staleness",
+            )
+        if algo.late_groups == "drop" and not algo.max_staleness:
+            raise ConfigError(
+                "algo.late_groups=drop needs algo.max_staleness above 0: on-policy there is nothing else to take.",
+                path="algo.late_groups",
+            )
+        if algo.max_staleness and algo.old_logprobs == "learner" and algo.importance_cap is None:
+            raise ConfigError(
+                f"algo.max_staleness is {algo.max_staleness}, but nothing corrects for policies that have moved on: "
+                "set algo.importance_cap (2.0 is usual), or algo.old_logprobs=rollout.",
+                path="algo.importance_cap",
+            )
+
     def _check_starter_sizes(self) -> None:
         """Refuse to ask for more starter problems than will be made: minutes would pass before that showed."""
         pairs = (  # wanted key and value, source key and value
@@ -397,12 +459,16 @@ class Derived:
     """Without further rounds; `run.max_rollouts` where that is less."""
     optimizer_steps: int
     """steps x num_mini_batches: the last policy version, at most (a mini-batch without gradient takes no step)."""
+    steps_ahead: int
+    """How many steps before it is trained on a batch may be asked for; 0: on-policy."""
     rollouts_per_mini_batch: int
     max_sequence_tokens: int
     """Longest prompt plus longest response; vLLM's max_model_len."""
     max_micro_batches_per_rank: int
     """Upper bound per mini-batch, were every rollout of full length."""
     max_tokens_per_step: int
+    max_mismatch: float
+    """Nats: `sync.max_mismatch`, or `MAX_MISMATCH` of the policy's dtype."""
     heldout_problems: int
     heldout_rollouts: int
     """Per evaluation."""
@@ -421,10 +487,12 @@ def derive(config: RunConfig) -> Derived:
         rollouts_per_step=rollouts,
         rollouts_total=min(rollouts * config.run.steps, config.run.max_rollouts or rollouts * config.run.steps),
         optimizer_steps=config.run.steps * config.algo.num_mini_batches,
+        steps_ahead=config.algo.max_staleness // config.algo.num_mini_batches,
         rollouts_per_mini_batch=per_mini,
         max_sequence_tokens=longest,
         max_micro_batches_per_rank=-(-per_rank // rows_per_micro),
         max_tokens_per_step=rollouts * longest,
+        max_mismatch=config.sync.max_mismatch or MAX_MISMATCH[config.policy.dtype],
         heldout_problems=config.data.heldout_problems,
         heldout_rollouts=config.data.heldout_problems * config.evaluation.samples_per_problem,
     )

@@ -104,6 +104,8 @@ def _solution_table(item: Item, corrupt: bool) -> pa.Table:
         "prompt_ids": [],
         "response_ids": [],
         "rollout_logprobs": [],
+        "versions": [],
+        "version_starts": [],
         "response": program,
         "finish_reason": "solution",
         "format_ok": True,

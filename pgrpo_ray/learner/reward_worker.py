@@ -60,11 +60,11 @@ class RewardLearner:
     def _scores(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Raw scalars of a pass, float32 [B]."""
         device = self.engine.device
-        return self.engine.forward(ids.to(device), mask.to(device))[:, 0].float()
+        return self.engine.scores(ids.to(device), mask.to(device))[:, 0].float()
 
     def _empty_pass(self) -> None:
         """Take part in the collectives of a pass that this rank has no rows for; its gradient is zero."""
         ids = torch.zeros((1, 2), dtype=torch.int64, device=self.engine.device)
-        logits = self.engine.forward(ids, torch.ones_like(ids))
+        scores = self.engine.scores(ids, torch.ones_like(ids))
         if torch.is_grad_enabled():
-            self.engine.backward(logits.sum() * 0.0)
+            self.engine.backward(scores.sum() * 0.0)

@@ -34,6 +34,8 @@ class RankShare:
     groups: tuple[int, ...]
     """Indices of the batch's groups whose ROLLOUT tables the rank gets, ascending."""
     steps: tuple[ShareStep, ...]
+    policy_version: int = 0
+    """Of the weights that the learner holds as it begins."""
 
 
 def share_of(
@@ -44,6 +46,7 @@ def share_of(
     group_index: np.ndarray,
     aggregation: Aggregation,
     max_tokens: int,
+    policy_version: int = 0,
 ) -> RankShare:
     """Cut `rank`'s share; rows of a batch stand group after group, as `group_index` (ascending, int [N]) says.
 
@@ -53,11 +56,11 @@ def share_of(
     first_row = np.searchsorted(group_index, groups)
     sizes = np.searchsorted(group_index, groups, side="right") - first_row
     # A row moves down by as many rows as the groups that the rank does not fetch hold before it.
-    shift = dict(zip(groups.tolist(), (first_row - (np.cumsum(sizes) - sizes)).tolist(), strict=True))
+    shift = first_row - (np.cumsum(sizes) - sizes)
     steps = []
     for mini_batch in plan.mini_batches:
         rows = mini_batch.ranks[rank]
-        local = tuple(micro - np.array([shift[group] for group in group_index[micro]], np.int64) for micro in rows)
+        local = tuple(micro - shift[np.searchsorted(groups, group_index[micro])] for micro in rows)
         num_tokens, num_sequences = mini_batch.num_tokens, mini_batch.num_sequences
         weights = (
             row_weights(response_lengths[micro], aggregation, num_tokens, num_sequences, max_tokens) for micro in rows
@@ -69,4 +72,4 @@ def share_of(
                 tuple(weight.astype(np.float32) for weight in weights),
             )
         )
-    return RankShare(tuple(groups.tolist()), tuple(steps))
+    return RankShare(tuple(groups.tolist()), tuple(steps), policy_version)

@@ -18,9 +18,9 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from pgrpo_ray.algo.losses import MAX_LOG_RATIO, policy_loss, sampled_logprobs, truncated_importance
+from pgrpo_ray.algo.losses import MAX_LOG_RATIO, policy_loss, truncated_importance
 from pgrpo_ray.config import AlgoSection
-from pgrpo_ray.data.arrow import list_lengths, pad_lists
+from pgrpo_ray.data.arrow import LEARNER_COLUMNS, pad_rollouts
 from pgrpo_ray.learner.shares import RankShare
 from pgrpo_ray.learner.zero3 import Zero3Engine
 
@@ -38,6 +38,8 @@ class MicroBatch:
     """[B, T] int64, 0 on padding."""
     loss_mask: torch.Tensor
     """[B, T-1] bool: the target was sampled by the policy."""
+    current_mask: torch.Tensor
+    """[B, T-1] bool: sampled with the version that the learner held as the update began; part of the loss mask."""
     rollout_logprobs: torch.Tensor
     """[B, T-1] float32, nats; 0 outside the mask."""
     advantages: torch.Tensor
@@ -67,13 +69,15 @@ class LearnerWorker:
         `tables` are the ROLLOUT tables of `share.groups`, in that order. Collective. Returned keys: see `_report`.
         """
         started = time.monotonic()
-        rows = pa.concat_tables(tables).combine_chunks() if tables else None
+        # Texts and all else stay where they are.
+        tokens = [table.select(LEARNER_COLUMNS) for table in tables]
+        rows = pa.concat_tables(tokens).combine_chunks() if tokens else None
         stats = _Stats()
         old = self._recompute_old(rows, share) if self._recomputes(share) else None
         norms, rate = [], 0.0
         for number, part in enumerate(share.steps):
             for index, micro in enumerate(part.passes()):
-                batch = self._tensors(rows, *micro)
+                batch = self._tensors(rows, share.policy_version, *micro)
                 reference = self._reference_logprobs(batch)
                 if batch is None:
                     self._empty_pass(self.engine)
@@ -81,7 +85,7 @@ class LearnerWorker:
                 logprobs, entropy = self._logprobs(batch)
                 loss, sums = self._loss(batch, logprobs, old[number, index] if old is not None else None, reference)
                 self.engine.backward(loss)
-                stats.add(batch, logprobs.detach(), entropy, sums, on_policy=number == 0)
+                stats.add(batch, logprobs.detach(), entropy, sums, first=number == 0)
             norm, rate = self.engine.step()
             norms.append(norm)
         return self._report(stats, norms, rate, time.monotonic() - started)
@@ -99,7 +103,7 @@ class LearnerWorker:
         with torch.no_grad():
             for number, part in enumerate(share.steps):
                 for index, micro in enumerate(part.passes()):
-                    batch = self._tensors(rows, *micro)
+                    batch = self._tensors(rows, share.policy_version, *micro)
                     if batch is None:
                         self._empty_pass(self.engine)
                         continue
@@ -140,58 +144,51 @@ class LearnerWorker:
         with torch.no_grad():
             if batch is None:
                 return self._empty_pass(self._reference)
-            logits = self._reference.forward(batch.input_ids, batch.attention_mask)
-            return sampled_logprobs(logits[:, :-1], batch.input_ids[:, 1:], self._temperature)[0]
+            return self._logprobs(batch, self._reference)[0]
 
-    def _logprobs(self, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return policy_logprobs and entropy, each [B, T-1], nats."""
-        logits = self.engine.forward(batch.input_ids, batch.attention_mask)
-        return sampled_logprobs(logits[:, :-1], batch.input_ids[:, 1:], self._temperature)
+    def _logprobs(self, batch: MicroBatch, engine: Zero3Engine | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return logprobs and entropy, each [B, T-1], nats, 0 outside the mask; of the policy unless told else."""
+        engine = engine or self.engine
+        return engine.logprobs(batch.input_ids, batch.attention_mask, batch.loss_mask, self._temperature)
 
     def _empty_pass(self, engine: Zero3Engine) -> None:
         """Take part in the collectives of a pass that this rank has no rows for; its gradient is zero."""
         ids = torch.zeros((1, 2), dtype=torch.int64, device=engine.device)
-        logits = engine.forward(ids, torch.ones_like(ids))
+        sampled = torch.ones((1, 1), dtype=torch.bool, device=engine.device)
+        logprobs, _ = engine.logprobs(ids, torch.ones_like(ids), sampled, self._temperature)
         if torch.is_grad_enabled():
-            engine.backward(logits.sum() * 0.0)
+            engine.backward(logprobs.sum() * 0.0)
 
     def _tensors(
-        self, rows: pa.Table | None, row_ids: np.ndarray, advantages: np.ndarray, token_weights: np.ndarray
+        self,
+        rows: pa.Table | None,
+        version: int,
+        row_ids: np.ndarray,
+        advantages: np.ndarray,
+        token_weights: np.ndarray,
     ) -> MicroBatch | None:
-        """Return the rows of one pass; None where it has none."""
+        """Return the rows of one pass; None where it has none. `version`: that the learner held as the update began."""
         if len(row_ids) == 0:
             return None
-        picked = rows.take(pa.array(row_ids))
-        prompt_len = list_lengths(picked["prompt_ids"])
-        response_len = list_lengths(picked["response_ids"])
-        width = int((prompt_len + response_len).max())
-        prompts = pad_lists(picked["prompt_ids"], int(prompt_len.max()), 0)
-        responses = pad_lists(picked["response_ids"], int(response_len.max()), 0)
-        sampled = pad_lists(picked["rollout_logprobs"], int(response_len.max()), 0.0)
-        input_ids = np.zeros((len(row_ids), width), np.int64)
-        logprobs = np.zeros((len(row_ids), width), np.float32)
-        for i, (p, r) in enumerate(zip(prompt_len, response_len, strict=True)):
-            input_ids[i, :p] = prompts[i, :p]
-            input_ids[i, p : p + r] = responses[i, :r]
-            logprobs[i, p : p + r] = sampled[i, :r]
-        position = np.arange(width)
-        total = (prompt_len + response_len)[:, None]
-        is_response = (position >= prompt_len[:, None]) & (position < total)
+        padded = pad_rollouts(rows, row_ids, version)
         device = self.engine.device
         return MicroBatch(
-            input_ids=torch.from_numpy(input_ids).to(device),
-            attention_mask=torch.from_numpy((position < total).astype(np.int64)).to(device),
-            loss_mask=torch.from_numpy(is_response[:, 1:]).to(device),
-            rollout_logprobs=torch.from_numpy(logprobs[:, 1:].copy()).to(device),
+            input_ids=torch.from_numpy(padded.input_ids).to(device),
+            attention_mask=torch.from_numpy(padded.is_token).to(device, torch.int64),
+            loss_mask=torch.from_numpy(padded.is_response[:, 1:]).to(device),
+            current_mask=torch.from_numpy(padded.is_current[:, 1:]).to(device),
+            rollout_logprobs=torch.from_numpy(padded.rollout_logprobs[:, 1:]).to(device).contiguous(),
             advantages=torch.from_numpy(advantages).to(device),
             token_weights=torch.from_numpy(token_weights).to(device),
         )
 
     def _report(self, stats: "_Stats", norms: list[float], rate: float, seconds: float) -> dict[str, float]:
-        """Reduce over ranks. Means are over tokens of rows with gradient; mismatch over those of the first step."""
+        """Reduce over ranks. Means are over tokens of rows with gradient; `mismatch` over those of the first step that
+        the version sampled which the learner held as it began, NaN where there are none."""
         rank_tokens = stats.sums[0].item()
         sums, maxima = self.engine.reduce(stats.sums, stats.maxima)
-        tokens, clipped, entropy, kl, kl_reference, loss, gap, gap_tokens, weight, weight_squares = sums.tolist()
+        tokens, clipped, entropy, kl, kl_reference, loss, *rest = sums.tolist()
+        gap, current, first, weight, weight_squares = rest
         return {
             "loss": loss / max(1, len(norms)),
             "entropy": entropy / max(1.0, tokens),
@@ -199,8 +196,9 @@ class LearnerWorker:
             "kl_old": kl / max(1.0, tokens),
             "kl_reference": kl_reference / max(1.0, tokens),
             "effective_sample_frac": weight**2 / max(1.0, tokens * weight_squares),
-            "mismatch_mean": gap / max(1.0, gap_tokens),
-            "mismatch_max": maxima.item(),
+            "mismatch_mean": gap / current if current else float("nan"),
+            "mismatch_max": maxima.item() if current else float("nan"),
+            "current_tokens_frac": current / first if first else float("nan"),
             "grad_norm": float(np.mean(norms)) if norms else 0.0,
             "learning_rate": rate,
             "trained_tokens": tokens,
@@ -214,7 +212,7 @@ class _Stats:
     """Sums over this rank's tokens, kept as tensors so that one all-reduce per update suffices."""
 
     def __init__(self) -> None:
-        self.sums = torch.zeros(10, dtype=torch.float64)
+        self.sums = torch.zeros(11, dtype=torch.float64)
         self.maxima = torch.zeros((), dtype=torch.float64)
 
     def add(
@@ -224,12 +222,14 @@ class _Stats:
         entropy: torch.Tensor,
         loss_sums: dict[str, torch.Tensor],
         *,
-        on_policy: bool,
+        first: bool,
     ) -> None:
-        """`on_policy`: no optimizer step lies between sampling and these logprobs, so a gap is the engines' own."""
+        """`first`: the learner has not stepped in this update. Between sampling a current token and these logprobs then
+        lies no optimizer step, so a gap is the engines' own."""
         mask = batch.loss_mask
         log_ratio = (logprobs - batch.rollout_logprobs)[mask].double().cpu()
-        gap, ratio = log_ratio.abs(), log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
+        ratio = log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
+        gap = log_ratio.abs()[batch.current_mask[mask].cpu()] if first else log_ratio[:0]
         self.sums += torch.tensor(
             [
                 loss_sums["tokens"],
@@ -238,12 +238,13 @@ class _Stats:
                 loss_sums["kl_k3"],
                 loss_sums["kl_reference"],
                 loss_sums["loss"],
-                gap.sum() if on_policy else 0.0,
-                len(gap) if on_policy else 0.0,
+                gap.sum(),
+                len(gap),
+                len(log_ratio) if first else 0.0,
                 ratio.sum(),
                 ratio.square().sum(),
             ],
             dtype=torch.float64,
         )
-        if on_policy and len(gap):
+        if len(gap):
             self.maxima = torch.maximum(self.maxima, gap.max())

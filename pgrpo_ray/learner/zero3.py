@@ -4,10 +4,15 @@ Owns: the process group, the partitioned model and optimizer, gathering full wei
 Ray. Every method is collective: all ranks call it in the same order, or all of them wait for ever (the driver's
 deadline ends such a wait).
 
-Everything runs over gloo on CPU and over nccl on GPU; nothing else differs. The CPU build's shared-memory
-communication op is skipped: it would need a C++ compiler and minutes for no gain at this size.
+Everything runs over gloo on CPU and over nccl on GPU; nothing else differs but `learner.offload`, which is for GPUs:
+tests hold DeepSpeed to its settings on CPU, where they move nothing; nobody has yet run it on a GPU. The CPU build's
+shared-memory communication op is skipped: it would need a C++ compiler and minutes for no gain at this size.
+
+Precision: in bfloat16 DeepSpeed steps a float32 copy of each weight and rounds that, so that steps far below
+bfloat16's resolution add up; micro-batches' gradients are summed in float32.
 """
 
+import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -51,7 +56,8 @@ class Zero3Engine:
         With `score_head_seed` it is a sequence classifier of one label, whose head is drawn from that seed where the
         checkpoint has none; else a causal language model. A `frozen` one is only looked at: it has no optimizer.
 
-        Raises `ModelError` when a classifier's body lacks weights.
+        Raises `ModelError` when a classifier's body lacks weights, and for `activation_checkpointing` where the model
+        cannot have its layers recomputed.
         """
         self._section = section
         self.rank, self.world_size = rendezvous.rank, rendezvous.world_size
@@ -62,33 +68,56 @@ class Zero3Engine:
         from transformers import AutoTokenizer
         from transformers.integrations import HfDeepSpeedConfig
 
+        from pgrpo_ray.learner.policy import SampledPolicy, recompute_layers
+
         self._deepspeed = deepspeed
-        settings = _settings(dtype, section)
+        settings = engine_settings(dtype, section, frozen)
         # transformers holds only a weak reference: without ours the model would load whole on every rank.
         self._hf_settings = HfDeepSpeedConfig(settings)
         self._tokenizer = AutoTokenizer.from_pretrained(model)
         if score_head_seed is None:
-            module = _causal(model, dtype)
+            self._model = _causal(model, dtype)
+            module: torch.nn.Module = SampledPolicy(self._model)
         else:
-            module = _classifier(model, dtype, self._tokenizer, score_head_seed)
-        module.config.use_cache = False
+            self._model = module = _classifier(model, dtype, self._tokenizer, score_head_seed)
+        self._model.config.use_cache = False
         self.num_steps = 0
         if frozen:
             self._engine, *_ = deepspeed.initialize(model=module, config=settings)
             self._engine.eval()
-            return
-        optimizer = torch.optim.AdamW(
-            module.parameters(),
-            lr=section.learning_rate,
-            betas=section.adam_betas,
-            weight_decay=section.weight_decay,
-            fused=True,
-        )
-        self._engine, self._optimizer, _, _ = deepspeed.initialize(model=module, optimizer=optimizer, config=settings)
+        else:
+            if section.activation_checkpointing:
+                recompute_layers(self._model, model)
+            optimizer = torch.optim.AdamW(
+                module.parameters(),
+                lr=section.learning_rate,
+                betas=section.adam_betas,
+                weight_decay=section.weight_decay,
+                fused=True,
+            )
+            self._engine, self._optimizer, _, _ = deepspeed.initialize(
+                model=module, optimizer=optimizer, config=settings
+            )
+        if score_head_seed is None:
+            self._try_head(module)
 
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """Return logits with gradient (none inside `torch.no_grad()`): [B, T, V], a classifier's [B, 1]. Collective."""
+    def scores(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Return a classifier's raw scores [B, 1], with gradient (none inside `torch.no_grad()`). Collective."""
         return self._engine(input_ids=input_ids, attention_mask=attention_mask).logits
+
+    def logprobs(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, sampled: torch.Tensor, temperature: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return (logprobs, entropy) of a language model's softmax(logits / temperature), float32 [B, T-1], nats.
+
+        Column t is about token t + 1. Where `sampled`, bool [B, T-1], is False both are 0 and cost nothing. Gradient
+        as `losses.sampled_logprobs` (none inside `torch.no_grad()`). Collective.
+        """
+        values = self._engine(
+            input_ids=input_ids, attention_mask=attention_mask, sampled=sampled, temperature=temperature
+        )
+        empty = values.new_zeros(sampled.shape)
+        return empty.masked_scatter(sampled, values[0]), empty.masked_scatter(sampled, values[1].detach())
 
     def backward(self, loss: torch.Tensor) -> None:
         """Add the gradient of `loss`, summed over ranks, to the step's. Collective."""
@@ -119,10 +148,10 @@ class Zero3Engine:
     @property
     def pad_token_id(self) -> int:
         """What a classifier is padded with; its score is read at the last token that is another."""
-        return self._engine.module.config.pad_token_id
+        return self._model.config.pad_token_id
 
     def set_training(self, training: bool) -> None:
-        """Turn dropout on or off, where the model has any; it starts off."""
+        """Turn dropout on or off, where the model has any; it starts off. Off again, layers are not recomputed."""
         self._engine.train(training)
 
     def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
@@ -139,14 +168,30 @@ class Zero3Engine:
             if self.rank == 0:
                 state[name] = tensor.detach().cpu().clone()
         if self.rank == 0:
-            self._engine.module.save_pretrained(folder, state_dict=state)
+            self._model.save_pretrained(folder, state_dict=state)
             self._tokenizer.save_pretrained(folder)
         dist.barrier()
+
+    def _try_head(self, module: torch.nn.Module) -> None:
+        """Run body and head apart only where that gives the model's own logits; all ranks decide alike. Collective."""
+        ids = torch.arange(8, device=self.device).unsqueeze(0)
+        with torch.no_grad():
+            same = self._engine(input_ids=ids, attention_mask=torch.ones_like(ids))
+        agreed = same.to(self.device, torch.int32)
+        dist.all_reduce(agreed, op=dist.ReduceOp.MIN)
+        if not agreed.item():
+            module.head = None
+            if self.rank == 0:
+                logging.getLogger(__name__).warning(
+                    "%s: its logits are not those of a plain head on its last hidden states, so those of all tokens "
+                    "are held at once; learner.micro_batch_tokens bounds them.",
+                    type(self._model).__name__,
+                )
 
     def _gather_chunks(self) -> Iterator[list[tuple[str, torch.nn.Parameter]]]:
         chunk: list[tuple[str, torch.nn.Parameter]] = []
         numel = 0
-        for name, parameter in self._engine.module.named_parameters():
+        for name, parameter in self._model.named_parameters():
             if chunk and numel + parameter.ds_numel > GATHER_NUMEL:
                 yield chunk
                 chunk, numel = [], 0
@@ -210,18 +255,29 @@ def _join(rendezvous: Rendezvous, on_gpu: bool) -> None:
     deepspeed.init_distributed(dist_backend="nccl" if on_gpu else "gloo", auto_mpi_discovery=False)
 
 
-def _settings(dtype: str, section: LearnerSection) -> dict:
-    """DeepSpeed's own config for one engine."""
-    return {
+def engine_settings(dtype: str, section: LearnerSection, frozen: bool = False) -> dict:
+    """Return DeepSpeed's own config for one engine; a `frozen` one has weights alone, and no optimizer to offload."""
+    zero = {
+        "stage": 3,
+        # 0 partitions even small parameters, so that a tiny model takes the same path as a large one.
+        "stage3_param_persistence_threshold": 0,
+    }
+    if section.offload != "none" and not frozen:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
+    if section.offload == "optimizer_and_parameters":
+        zero["offload_param"] = {"device": "cpu", "pin_memory": True}
+    settings = {
         "train_micro_batch_size_per_gpu": 1,  # demanded, unused: micro-batches are formed by tokens, not rows
         "managed_gradient_accumulation": False,  # backward() any number of times, then step() once
         "gradient_clipping": section.max_grad_norm,
         "zero_allow_untested_optimizer": True,  # torch's own fused AdamW needs no compiled extension
+        # Offloaded it runs on CPU, measured no slower than DeepSpeed's own, which takes minutes to compile.
+        "zero_force_ds_cpu_optimizer": False,
         "bf16": {"enabled": dtype == "bfloat16"},
-        "zero_optimization": {
-            "stage": 3,
-            # 0 partitions even small parameters, so that a tiny model takes the same path as a large one.
-            "stage3_param_persistence_threshold": 0,
-        },
+        "zero_optimization": zero,
         "steps_per_print": 1 << 30,
     }
+    if dtype == "bfloat16":
+        # Its default, the model's type, rounds the sum of a step's gradients once a micro-batch.
+        settings["data_types"] = {"grad_accum_dtype": "fp32"}
+    return settings

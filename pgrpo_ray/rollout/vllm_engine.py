@@ -3,8 +3,10 @@
 Owns: one in-process `LLMEngine`, the policy version that it serves. Does not own: text, verdicts, rewards, Ray.
 
 Invariants:
-- Every token of a group is sampled with one version: `generate` is drained before `load_weights` (the calls come from
-  one thread), and `load_weights` empties the prefix cache, so no key or value of old weights survives.
+- One thread makes all calls, so that weights change between two tokens and never within one. Responses that are being
+  sampled then go on with the new weights: `load_weights` drops every key and value that old ones made, also those of
+  running requests, which are computed anew; and each token's version is known.
+- Half a version is never served: a `load_weights` that fails leaves an engine that samples nothing until one succeeds.
 - `rollout_logprobs` are of the processed distribution (after temperature); top-p and top-k stay off, because a
   truncated distribution would bias the learner's ratio.
 
@@ -12,10 +14,13 @@ The environment that `actors.cluster.vllm_env` gives the process must be set bef
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 from vllm import EngineArgs, SamplingParams
+from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
+from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.llm_engine import LLMEngine
 
@@ -25,7 +30,7 @@ from pgrpo_ray.types import PromptRequest, SampledGroup
 
 
 class VllmEngine:
-    """Samples groups of responses and loads new weights between batches. Implements `protocols.RolloutEngine`."""
+    """Samples groups of responses and loads new weights between tokens. Implements `protocols.RolloutEngine`."""
 
     def __init__(self, model: str, dtype: str, section: RolloutSection, max_model_tokens: int, seed: int):
         """Load `model` (folder or hub name).
@@ -34,7 +39,9 @@ class VllmEngine:
         """
         self._section = section
         self._num_requests = 0
-        self.policy_version = 0
+        self._running: dict[str, PromptRequest] = {}
+        self._broken = ""
+        self.policy_version: int | None = None
         cache = {} if section.kv_cache_mib is None else {"kv_cache_memory_bytes": section.kv_cache_mib << 20}
         self._engine = LLMEngine.from_engine_args(
             EngineArgs(
@@ -52,7 +59,51 @@ class VllmEngine:
                 **cache,
             )
         )
-        self._expected_names = _parameter_names(model)
+        self._engine.set_weight_version("0")  # what nobody has published is the first policy
+        self.parameters = _parameters(model, dtype)
+
+    def add(
+        self, request: PromptRequest, group_size: int, temperature: float, max_response_tokens: int | None = None
+    ) -> str:
+        """Begin to sample a group; return the id under which `step` will give it out.
+
+        `max_response_tokens` stands for the section's where it is given. Raises `WeightSyncError` where the engine
+        holds a mixture of versions.
+        """
+        if self._broken:
+            raise WeightSyncError(self._broken)
+        self._num_requests += 1
+        request_id = str(self._num_requests)
+        self._engine.add_request(
+            request_id,
+            {"prompt_token_ids": list(request.prompt_ids)},
+            SamplingParams(
+                n=group_size,
+                temperature=temperature,
+                max_tokens=max_response_tokens or self._section.max_response_tokens,
+                seed=request.seed,
+                logprobs=0,
+                flat_logprobs=True,
+                detokenize=False,
+                output_kind=RequestOutputKind.FINAL_ONLY,
+            ),
+        )
+        self._running[request_id] = request
+        return request_id
+
+    def step(self) -> list[tuple[str, SampledGroup]]:
+        """Sample one token of each running response; return the groups that ended with it."""
+        if not self._running:
+            return []
+        if self._broken:
+            raise WeightSyncError(self._broken)
+        return [(out.request_id, _group(self._running.pop(out.request_id), out)) for out in self._engine.step()]
+
+    def abort(self, ids: Iterable[str]) -> None:
+        """Forget groups; ids that have ended are passed over."""
+        running = [request_id for request_id in ids if self._running.pop(request_id, None)]
+        if running:
+            self._engine.abort_request(running)
 
     def generate(
         self,
@@ -61,43 +112,27 @@ class VllmEngine:
         temperature: float,
         max_response_tokens: int | None = None,
     ) -> Iterator[SampledGroup]:
-        """Yield each request's group as soon as its last response ends.
-
-        `max_response_tokens` stands for the section's where it is given.
-        """
-        waiting = {}
-        for request in requests:
-            self._num_requests += 1
-            request_id = str(self._num_requests)
-            waiting[request_id] = request
-            self._engine.add_request(
-                request_id,
-                {"prompt_token_ids": list(request.prompt_ids)},
-                SamplingParams(
-                    n=group_size,
-                    temperature=temperature,
-                    max_tokens=max_response_tokens or self._section.max_response_tokens,
-                    seed=request.seed,
-                    logprobs=0,
-                    flat_logprobs=True,
-                    detokenize=False,
-                    output_kind=RequestOutputKind.FINAL_ONLY,
-                ),
-            )
+        """Yield each request's group as soon as its last response ends, for a caller who asks for nothing else."""
+        open_ids = {self.add(request, group_size, temperature, max_response_tokens) for request in requests}
         try:
-            while waiting:
-                for output in self._engine.step():
-                    yield self._group(waiting.pop(output.request_id), output)
+            while open_ids:
+                for request_id, group in self.step():
+                    open_ids.remove(request_id)
+                    yield group
         finally:  # a consumer that stops early must not leave requests to the next call
-            if waiting:
-                self._engine.abort_request(list(waiting))
+            self.abort(open_ids)
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
         """Replace every parameter and serve `version` from the next token on.
 
-        Raises `WeightSyncError` when a parameter is missing or unexpected; the engine then holds a mixture and must
-        not be used again.
+        The tensors are copied and never written to. Raises `WeightSyncError` when a parameter is missing or unexpected,
+        and whatever the iterator or vLLM raises; the engine then refuses to sample until a whole version is loaded.
         """
+        self._broken = (
+            f"the engine holds a mixture of version {version}, which failed while it was loaded, and older weights; it "
+            "does not sample until a whole version is loaded."
+        )
+        self.policy_version = None
         seen: set[str] = set()
 
         def noted() -> Iterator[tuple[str, torch.Tensor]]:
@@ -105,33 +140,43 @@ class VllmEngine:
                 seen.add(name)
                 yield name, tensor
 
-        self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": noted()})
-        if seen != self._expected_names:
-            missing, extra = sorted(self._expected_names - seen), sorted(seen - self._expected_names)
+        try:
+            self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": noted()})
+        except BaseException:
+            # vLLM 0.32.0 keeps what it has buffered of half-loaded layers, and would count it towards the next reload.
+            # Ended, each layer has the old weights, the new ones, or some of each.
+            self._engine.apply_model(partial(finalize_layerwise_reload, model_config=self._engine.model_config))
+            raise
+        if seen != self.parameters.keys():
+            missing, extra = sorted(self.parameters.keys() - seen), sorted(seen - self.parameters.keys())
             raise WeightSyncError(
                 f"version {version}: parameters missing {missing[:5]}, unexpected {extra[:5]} "
                 f"({len(missing)} and {len(extra)} in all). Learner and engine were started from different models."
             )
         self._engine.apply_model(_repack_tied_head)
         self._engine.reset_prefix_cache(reset_running_requests=True)
-        self.policy_version = version
-
-    def _group(self, request: PromptRequest, output) -> SampledGroup:
-        samples = sorted(output.outputs, key=lambda sample: sample.index)
-        return SampledGroup(
-            request=request,
-            response_ids=tuple(list(sample.token_ids) for sample in samples),
-            rollout_logprobs=tuple(list(sample.logprobs.logprobs) for sample in samples),
-            finish_reasons=tuple(str(sample.finish_reason) for sample in samples),
-            policy_version=self.policy_version,
-        )
+        self._engine.set_weight_version(str(version))
+        self._broken, self.policy_version = "", version
 
 
-def _parameter_names(model: str) -> set[str]:
-    """Names that a full set of weights must carry: the model's own, built without memory, tied ones once."""
+def _group(request: PromptRequest, output: RequestOutput) -> SampledGroup:
+    samples = sorted(output.outputs, key=lambda sample: sample.index)
+    return SampledGroup(
+        request=request,
+        response_ids=tuple(list(sample.token_ids) for sample in samples),
+        rollout_logprobs=tuple(list(sample.logprobs.logprobs) for sample in samples),
+        finish_reasons=tuple(str(sample.finish_reason) for sample in samples),
+        versions=tuple(
+            tuple((int(span.version), span.start) for span in sample.weight_versions or ()) for sample in samples
+        ),
+    )
+
+
+def _parameters(model: str, dtype: str) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """What a whole version must have: the model's own parameters, built without memory, tied ones once."""
     with torch.device("meta"):
         shell = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model))
-    return {name for name, _ in shell.named_parameters()}
+    return {name: (dtype, tuple(parameter.shape)) for name, parameter in shell.named_parameters()}
 
 
 def _repack_tied_head(model: torch.nn.Module) -> None:

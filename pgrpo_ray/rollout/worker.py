@@ -1,17 +1,18 @@
 """The rollout worker: requests in, one Arrow table per finished group out.
 
-Owns: the text view of a rollout and its parsing. Does not own: how tokens are sampled (`RolloutEngine`), where the
-worker runs (`actors`). Emits each group when its last response ends, so that execution starts while others sample.
+Owns: the text view of a rollout and its parsing. Does not own: how tokens are sampled (`RolloutEngine`) and in which
+thread (`EngineLoop`), where the worker runs (`actors`). Emits each group when its last response ends, so that execution
+starts while others sample.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from pgrpo_ray.data import arrow
 from pgrpo_ray.data.response import parse
-from pgrpo_ray.protocols import RolloutEngine
+from pgrpo_ray.rollout.engine_loop import EngineLoop
 from pgrpo_ray.types import PromptRequest, SampledGroup
 
 if TYPE_CHECKING:
@@ -22,18 +23,34 @@ if TYPE_CHECKING:
 class RolloutWorker:
     """Turns requests into ROLLOUT tables."""
 
-    def __init__(self, engine: RolloutEngine, tokenizer: "PreTrainedTokenizerBase"):
-        self._engine = engine
+    def __init__(self, loop: EngineLoop, tokenizer: "PreTrainedTokenizerBase"):
+        self._loop = loop
         self._tokenizer = tokenizer
 
-    def generate(self, requests: Sequence[PromptRequest], group_size: int, temperature: float) -> Iterator[pa.Table]:
-        """Yield one table of `group_size` rows per request, in the order in which groups finish."""
-        for group in self._engine.generate(requests, group_size, temperature):
+    @property
+    def parameters(self) -> Mapping[str, tuple[str, tuple[int, ...]]]:
+        """What a whole version of the weights has, by name: dtype and shape."""
+        return self._loop.parameters
+
+    def generate(
+        self,
+        requests: Sequence[PromptRequest],
+        group_size: int,
+        temperature: float,
+        version: int | None = None,
+        name: str = "",
+    ) -> Iterator[pa.Table]:
+        """Yield one table of `group_size` rows per request, in the order in which groups finish; see `EngineLoop`."""
+        for group in self._loop.generate(requests, group_size, temperature, version, name):
             yield self._table(group)
 
+    def drop(self, name: str) -> int:
+        """Give up what has not ended of the calls of `generate` with that name; return how many groups that are."""
+        return self._loop.drop(name)
+
     def load_weights(self, weights: Iterable[tuple[str, "torch.Tensor"]], version: int) -> None:
-        """Serve `version` from now on."""
-        self._engine.load_weights(weights, version)
+        """Serve `version` from the next token on. What fails here leaves an engine that refuses to sample."""
+        self._loop.load_weights(weights, version)
 
     def _table(self, group: SampledGroup) -> pa.Table:
         size = len(group.response_ids)
@@ -44,11 +61,13 @@ class RolloutWorker:
             {
                 "problem_id": [group.request.problem_id] * size,
                 "sample_index": list(range(size)),
-                "policy_version": [group.policy_version] * size,
+                "policy_version": [spans[0][0] for spans in group.versions],
                 "prompt": [self._tokenizer.decode(group.request.prompt_ids)] * size,
                 "prompt_ids": [list(group.request.prompt_ids)] * size,
                 "response_ids": list(group.response_ids),
                 "rollout_logprobs": list(group.rollout_logprobs),
+                "versions": [[version for version, _ in spans] for spans in group.versions],
+                "version_starts": [[start for _, start in spans] for spans in group.versions],
                 "response": texts,
                 "finish_reason": list(group.finish_reasons),
                 "format_ok": [p.format_ok for p in parsed],

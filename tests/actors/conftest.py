@@ -20,7 +20,13 @@ def rollout_table():
     def make(problem_id, programs):
         size = len(programs)
         same = {"problem_id": problem_id, "policy_version": 0, "prompt": "p", "response": "r", "finish_reason": "stop"}
-        lists = {"prompt_ids": [1], "response_ids": [5], "rollout_logprobs": [-1.0]}
+        lists = {
+            "prompt_ids": [1],
+            "response_ids": [5],
+            "rollout_logprobs": [-1.0],
+            "versions": [0],
+            "version_starts": [0],
+        }
         return arrow.build_table(
             arrow.ROLLOUT_SCHEMA,
             {name: [value] * size for name, value in (same | lists).items()}

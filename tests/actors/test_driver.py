@@ -5,6 +5,7 @@ Engines are replaced here and only here; tests/integration runs the same driver 
 
 import io
 import json
+import math
 import os
 import sys
 import time
@@ -17,6 +18,7 @@ import ray
 from rich.console import Console
 
 from pgrpo_ray.actors import waits
+from pgrpo_ray.actors.group_flow import SAMPLING, STREAM_AHEAD
 from pgrpo_ray.actors.pools import CONTROL, ExecutionPools
 from pgrpo_ray.actors.roles import RecorderRole
 from pgrpo_ray.actors.scoring import GroupScorer
@@ -25,8 +27,8 @@ from pgrpo_ray.algo.rewards import RULES, Term, reward_rule
 from pgrpo_ray.config import parse
 from pgrpo_ray.data import arrow
 from pgrpo_ray.data.scalars import scalar_table, thinking_table
-from pgrpo_ray.driver import STREAM_AHEAD, Driver
-from pgrpo_ray.errors import StageError
+from pgrpo_ray.driver import Driver
+from pgrpo_ray.errors import MismatchError, StageError, WeightSyncError
 from pgrpo_ray.obs.display import Display
 from pgrpo_ray.obs.run_log import RunLog
 from pgrpo_ray.types import CallCase, Judgement, Problem, TestStyle, Verdict
@@ -38,14 +40,22 @@ GROUP = 4
 
 
 class ScriptedRollout:
-    """Finishes groups in reverse order. Response length tells the sample; the version is what was loaded last."""
+    """Finishes groups in reverse order. Response length tells the sample; the version is what was loaded last.
 
-    def __init__(self, mood="normal", ledger=None):
-        self.version = 0
+    Of two, the second meets what can befall a publication, once the first policy is there.
+    """
+
+    def __init__(self, mood="normal", ledger=None, index=0):
+        self.version = None
+        self.parts = []
         self.mood = mood
         self.ledger = ledger
+        self.meets_it = index == 1
 
-    def generate(self, requests, group_size, temperature):
+    def generate(self, requests, group_size, temperature, version, name):
+        assert version == self.version
+        if self.mood == "samples with old weights" and self.meets_it:
+            version = 0
         for request in list(reversed(requests))[1 if self.mood == "loses a group" else 0 :]:
             if self.mood == "fails":
                 raise ZeroDivisionError("no engine")
@@ -59,11 +69,13 @@ class ScriptedRollout:
                 {
                     "problem_id": [request.problem_id] * group_size,
                     "sample_index": list(range(group_size)),
-                    "policy_version": [self.version] * group_size,
+                    "policy_version": [version] * group_size,
                     "prompt": ["p"] * group_size,
                     "prompt_ids": [list(request.prompt_ids)] * group_size,
                     "response_ids": [[5] * size for size in sizes],
                     "rollout_logprobs": [[-1.0] * size for size in sizes],
+                    "versions": [[version]] * group_size,
+                    "version_starts": [[0]] * group_size,
                     "response": ["r"] * group_size,
                     "finish_reason": ["stop"] * (group_size - 1) + ["length"],
                     "format_ok": [True] * group_size,
@@ -72,10 +84,27 @@ class ScriptedRollout:
                 },
             )
 
-    def load_weights(self, manifest, *chunks):
-        assert [chunk.tolist() for chunk in chunks] == [[manifest], [manifest + 1]]
-        self.version = manifest
-        return manifest
+    def receive_weights(self, part):
+        if self.version is not None and self.meets_it and self.mood == "refuses weights":
+            raise WeightSyncError("embed is not what was published" if isinstance(part, int) else "a checksum differs")
+        if self.version is not None and self.meets_it and self.mood == "hangs over weights":
+            time.sleep(60)
+        if not isinstance(part, int):
+            self.parts.append(part.tolist())
+            return None
+        assert self.parts == [[part], [part + 1]]
+        self.parts = []
+        return part
+
+    def load_weights(self, version):
+        if self.version is not None and self.meets_it and self.mood == "breaks while it loads":
+            self.version = "a mixture"
+            raise MemoryError("no room for the head")
+        self.version = version
+        return version
+
+    def held(self):
+        return self.version
 
 
 class ScriptedExecution:
@@ -155,7 +184,9 @@ class ScriptedLearner:
                     tokens += len(table["response_ids"][row])
         keys = ("loss", "entropy", "clip_frac", "mismatch_max", "update_s")
         lost = 1 if self.mood == "loses a token" else 0
-        return dict.fromkeys(keys, 0.0) | {"rank_tokens": tokens - lost, "optimizer_steps": len(share.steps)}
+        gap = {"disagrees": 0.2, "has no logprobs": math.nan}.get(self.mood, 0.09)  # the bound of bfloat16 is 0.1
+        counts = {"rank_tokens": tokens - lost, "optimizer_steps": len(share.steps)}
+        return dict.fromkeys(keys, 0.0) | {"mismatch_mean": gap, "current_tokens_frac": 1.0} | counts
 
     def trained(self):
         return self.rows
@@ -173,7 +204,7 @@ class ScriptedLearner:
 
 
 def remote(cls, *args):
-    return ray.remote(num_cpus=0, concurrency_groups={CONTROL: 1})(cls).remote(*args)
+    return ray.remote(num_cpus=0, concurrency_groups={CONTROL: 1, SAMPLING: 4})(cls).remote(*args)
 
 
 class WatchedPools(ExecutionPools):
@@ -205,6 +236,7 @@ def make_driver(tmp_path):
         steps=2,
         max_rollouts=None,
         rule=RULES["posterior"],
+        sync=(),
     ):
         config = parse(
             {
@@ -212,6 +244,7 @@ def make_driver(tmp_path):
                 "rollout": {"prompts_per_step": prompts, "group_size": GROUP, "num_workers": 2},
                 "algo": {"num_mini_batches": 2} | dict(algo),
                 "data": {"heldout_problems": heldout},
+                "sync": dict(sync),
                 "cluster": {"stage_timeout_s": 30},
             }
         )
@@ -227,7 +260,7 @@ def make_driver(tmp_path):
             ),
             reward=GroupScorer(reward.score.remote, 20.0, rule.scores),
             recorder=remote(RecorderRole),
-            rollout=[remote(ScriptedRollout, rollout, ledger) for _ in range(2)],
+            rollout=[remote(ScriptedRollout, rollout, ledger, index) for index in range(2)],
             learner=[remote(ScriptedLearner, rank, learner) for rank in range(2)],
         )
         log = RunLog(config)
@@ -385,6 +418,54 @@ def test_when_judging_lags_sampling_waits(make_driver):
     # What the workers finish beyond it is what they may be ahead; without a bound all 40 would wait.
     assert bound < ray.get(ledger.seen.remote()) <= bound + len(fleet.rollout) * STREAM_AHEAD
     ray.kill(ledger)
+
+
+def versions(fleet):
+    return ray.get([worker.held.remote() for worker in fleet.rollout])
+
+
+def test_a_version_that_one_worker_refuses_no_worker_loads(make_driver):
+    driver, fleet, _ = make_driver(rollout="refuses weights")
+    with pytest.raises(WeightSyncError, match=r"version 2 .* none has loaded any of it\. a checksum differs"):
+        driver.run()
+    assert versions(fleet) == [0, 0]
+
+
+def test_a_worker_that_is_late_with_a_version_keeps_all_from_loading_it(make_driver):
+    driver, fleet, _ = make_driver(rollout="hangs over weights", sync={"deadline_s": 6.0})
+    ray.get([actor.__ray_call__.remote(lambda _: None) for actor in fleet.all()])  # else they would still be starting
+    with pytest.raises(WeightSyncError, match=r"none has loaded any of it.*within 6 s. Raise sync.deadline_s"):
+        driver.run()
+    assert ray.get(fleet.rollout[0].held.remote()) == 0
+
+
+def test_a_worker_that_breaks_while_it_loads_ends_the_run_and_is_named(make_driver):
+    driver, fleet, _ = make_driver(rollout="breaks while it loads")
+    with pytest.raises(WeightSyncError, match=r"1 of 2 rollout workers failed .* version 2.*no room for the head"):
+        driver.run()
+    assert versions(fleet) == [2, "a mixture"]
+
+
+def test_rollouts_of_another_version_than_asked_for_end_the_run(make_driver):
+    driver, _, _ = make_driver(rollout="samples with old weights")
+    with pytest.raises(
+        StageError, match=r"4 of 12 rollouts .* version 0; the learner has version 2, .*_staleness is 0"
+    ):
+        driver.run()
+
+
+@pytest.mark.parametrize("learner", ["disagrees", "has no logprobs"])
+def test_a_learner_that_disagrees_with_the_engine_ends_the_run_after_its_rollouts_are_written(make_driver, learner):
+    driver, fleet, log = make_driver(learner=learner)
+    with pytest.raises(MismatchError, match=r"(0\.2|nan) nats apart .*sync.max_mismatch is 0\.1 for .*=bfloat16"):
+        driver.run()
+    assert arrow.read_ipc(log.rollouts_path(1)).num_rows == 12
+    assert versions(fleet) == [0, 0]  # what was learned from them is not published
+
+
+def test_the_bound_of_the_gap_can_be_set(make_driver):
+    driver, _, _ = make_driver(learner="disagrees", sync={"max_mismatch": 0.21})
+    assert driver.run().steps == 2
 
 
 @pytest.mark.parametrize(

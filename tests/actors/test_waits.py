@@ -76,6 +76,16 @@ def test_a_wait_for_any_ends(role):
         waits.wait_any([role.sleep.remote()], 1, "rollout worker")
 
 
+def test_a_wait_for_any_returns_all_that_is_there_in_order(role):
+    there = [ray.put(number) for number in range(5)]
+    late = role.sleep.remote()
+    assert waits.wait_any([there[3], late, *there[:3], there[4]], 30, "reward server") == [
+        there[3],
+        *there[:3],
+        there[4],
+    ]
+
+
 def test_a_wait_for_any_gives_up_what_is_overdue_before_its_end(role, monkeypatch):
     monkeypatch.setattr(waits, "LOOK_S", 0.2)
     ref, began = role.sleep.remote(), time.monotonic()

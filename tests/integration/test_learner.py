@@ -54,6 +54,8 @@ def batch(tiny_starter):
                     "prompt_ids": [prompt] * SIZE,
                     "response_ids": responses,
                     "rollout_logprobs": noisy,
+                    "versions": [[0]] * SIZE,
+                    "version_starts": [[0]] * SIZE,
                     "response": [""] * SIZE,
                     "finish_reason": ["stop"] * SIZE,
                     "format_ok": [True] * SIZE,

@@ -8,6 +8,7 @@ import io
 import json
 import math
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,14 +23,16 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM
 
 from pgrpo_ray import launch, preflight
+from pgrpo_ray.actors.group_flow import Demand, Group
+from pgrpo_ray.actors.pools import Judging
 from pgrpo_ray.actors.spawn import fleet, ray_session
-from pgrpo_ray.algo.rewards import RULES
-from pgrpo_ray.config import RunConfig, load
+from pgrpo_ray.config import RunConfig, StarterSection, load
 from pgrpo_ray.data import arrow
 from pgrpo_ray.driver import Driver, RunResult
 from pgrpo_ray.obs.display import Display
 from pgrpo_ray.obs.run_log import RunLog
 from pgrpo_ray.sandbox.runners import LABEL
+from pgrpo_ray.starter.artifacts import StarterPaths
 from pgrpo_ray.types import PromptRequest
 
 pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.deepspeed, pytest.mark.docker]
@@ -56,39 +59,57 @@ class Finished:
         return [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text().splitlines()]
 
 
+@dataclass
+class Trainer:
+    """Runs with the tiny starter, each in a folder of its own."""
+
+    section: StarterSection
+    starter: StarterPaths
+    folder: Path
+
+    def train(self, name: str, overrides: list[str] = (), driver: type[Driver] = Driver) -> Finished:
+        config = load(
+            LOCAL,
+            [
+                f"run.dir={self.folder}",
+                f"run.name={name}",
+                "run.steps=2",
+                "data.heldout_problems=16",
+                "rollout.prompts_per_step=12",
+                "learner.warmup_steps=0",
+                "sandbox.backend=docker",
+                f"starter={self.section.model_dump_json()}",
+                *overrides,
+            ],
+        )
+        models = launch.resolve_models(config, self.starter)
+        problems = preflight.load_problem_sets(config, self.starter)
+        prompts = preflight.encode(config, models.policy, problems)
+        plan = preflight.plan_reward(config)
+        log = RunLog(config)
+        display = Display(Console(file=io.StringIO()))
+        everything = [*problems.train, *problems.heldout]
+        with ray_session(config), fleet(config, models, "docker", everything, plan.scored) as actors:
+            rule, heldout = plan.rule, problems.heldout
+            result = driver(config, rule, problems.train, heldout, prompts, actors, log, display).run()
+            log.close()
+            requests = [PromptRequest(problem.id, prompts[problem.id], 0) for problem in problems.heldout[:8]]
+            stream = actors.rollout[0].generate.options(num_returns="streaming").remote(requests, 1, 0.0)
+            greedy = [ray.get(ref) for ref in stream]
+            members = [*actors.all(), *reward_replicas()]
+            processes = [ray.get(actor.__ray_call__.remote(lambda _: os.getpid())) for actor in members]
+            containers = our_containers()
+        return Finished(config, result, log.folder, self.starter.policy, greedy, processes, containers)
+
+
 @pytest.fixture(scope="module")
-def finished(docker_engine, tiny_section, starter_cache, tiny_starter, tmp_path_factory) -> Finished:
-    folder = tmp_path_factory.mktemp("runs")
-    config = load(
-        LOCAL,
-        [
-            f"run.dir={folder}",
-            "run.steps=2",
-            "data.heldout_problems=16",
-            "rollout.prompts_per_step=12",
-            "learner.warmup_steps=0",
-            "sandbox.backend=docker",
-            f"starter={tiny_section.model_dump_json()}",
-        ],
-    )
-    models = launch.resolve_models(config, tiny_starter)
-    problems = preflight.load_problem_sets(config, tiny_starter)
-    prompts = preflight.encode(config, models.policy, problems)
-    log = RunLog(config)
-    display = Display(Console(file=io.StringIO()))
-    everything = [*problems.train, *problems.heldout]
-    kind = preflight.choose_sandbox(config).kind
-    with ray_session(config), fleet(config, models, kind, everything, "passers") as actors:
-        rule, heldout = RULES["posterior"], problems.heldout
-        result = Driver(config, rule, problems.train, heldout, prompts, actors, log, display).run()
-        log.close()
-        requests = [PromptRequest(problem.id, prompts[problem.id], 0) for problem in problems.heldout[:8]]
-        stream = actors.rollout[0].generate.options(num_returns="streaming").remote(requests, 1, 0.0)
-        greedy = [ray.get(ref) for ref in stream]
-        members = [*actors.all(), *reward_replicas()]
-        processes = [ray.get(actor.__ray_call__.remote(lambda _: os.getpid())) for actor in members]
-        containers = our_containers()
-    return Finished(config, result, log.folder, tiny_starter.policy, greedy, processes, containers)
+def trainer(docker_engine, tiny_section, tiny_starter, tmp_path_factory) -> Trainer:
+    return Trainer(tiny_section, tiny_starter, tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="module")
+def finished(trainer) -> Finished:
+    return trainer.train("local")
 
 
 def reward_replicas() -> list[ray.actor.ActorHandle]:
@@ -196,6 +217,76 @@ def test_nothing_is_left_running(finished):
     assert len(finished.processes) == 6
     alive = [pid for pid in finished.processes if Path(f"/proc/{pid}").exists()]
     assert alive == []
+
+
+class StageByStage(Driver):
+    """The order of old: each stage ends for the whole batch before the next one begins."""
+
+    def _collect(self, step):
+        demand = self._asked.popleft()
+        workers, pools, scorer = self._fleet.rollout, self._fleet.pools, self._fleet.reward
+        groups = [Group(demand, Judging(ref, None, None, (), 0.0, 0.0), None) for ref in self.sampled]
+        for group in groups:
+            group.judging = pools.judge(group.judging.rollouts)
+        for group in groups:
+            group.scalars = pools.answer(group.judging, 60)
+            group.problem_id = group.scalars["problem_id"][0].as_py()
+        for group in groups:
+            statement = self.statements[group.problem_id]
+            group.scoring = scorer.score(group.judging.rollouts, group.scalars, statement)
+            if group.scoring.ref is not None:
+                scorer.answer(group.scoring, 60)
+        assert len(workers) == 1
+        groups.sort(key=lambda group: demand.places[group.problem_id])
+        return self._reward(groups), time.monotonic()
+
+    def _ask(self, requests):
+        section = self._config.rollout
+        generate = self._fleet.rollout[0].generate.options(num_returns="streaming")
+        stream = generate.remote(requests, section.group_size, section.temperature, self._policy_version)
+        self.sampled = list(stream)
+        ray.wait(self.sampled, num_returns=len(self.sampled))
+        self.statements = {problem.id: problem.prompt for problem in self._sampler._problems}
+        places = {request.problem_id: index for index, request in enumerate(requests)}
+        return Demand("batch", places, section.group_size, True, self._policy_version, lambda: None)
+
+
+MEASURED = {"duration_ms", "cpu_ms", "peak_mib"}
+"""Columns that are clocks' and no results."""
+
+
+def test_on_policy_the_flow_of_groups_changes_no_rollout_no_reward_and_no_weight(finished, trainer):
+    in_turn = trainer.train("stage-by-stage", driver=StageByStage)
+    for step in (1, 2):
+        one, other = (arrow.read_ipc(run.folder / "rollouts" / f"step-{step:06d}.arrow") for run in (finished, in_turn))
+        for name in set(arrow.BATCH_SCHEMA.names) - MEASURED:
+            assert one[name].to_pylist() == other[name].to_pylist(), name
+    flowed, staged = weights(finished.folder / "model"), weights(in_turn.folder / "model")
+    assert [name for name in flowed if not torch.equal(flowed[name], staged[name])] == []
+
+
+def test_ahead_of_the_learner_every_token_has_its_version_and_none_is_too_old(trainer):
+    # Few responses at a time: sampling takes longer than learning, so that weights come while it goes on.
+    slow = ["rollout.max_concurrent=8", "data.heldout_problems=4"]
+    run = trainer.train("ahead", ["run.steps=4", "algo.max_staleness=2", "run.trace=true", *slow])
+    steps = run.steps()
+    assert steps[0]["staleness_max"] == 0
+    assert max(step["staleness_max"] for step in steps) in (1, 2)
+    mixed = 0
+    for step, metrics in enumerate(steps, 1):
+        rows = arrow.read_ipc(run.folder / "rollouts" / f"step-{step:06d}.arrow").to_pylist()
+        learner = steps[step - 2]["policy_version"] if step > 1 else 0
+        for row in rows:
+            versions, starts = row["versions"], row["version_starts"]
+            assert versions == sorted(set(versions)) and starts == sorted(set(starts))
+            assert (versions[0], starts[0]) == (row["policy_version"], 0)
+            assert learner - 2 <= versions[0] <= versions[-1] <= learner
+            assert starts[-1] < len(row["response_ids"])
+            mixed += len(versions) > 1
+        assert metrics["mismatch_max"] is None or metrics["mismatch_max"] < LOGPROB_BOUND
+        assert metrics["effective_sample_frac"] > 0.5
+    assert mixed > 0
+    assert (run.folder / "trace.json").stat().st_size > 1000
 
 
 def test_an_arm_without_thinking_trains_without_a_reward_server(docker_engine, tiny_section, tiny_starter, tmp_path):

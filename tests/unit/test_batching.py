@@ -185,3 +185,26 @@ def test_groups_that_are_left_out_whole_do_not_make_mini_batches_unequal():
 def test_what_a_token_weighs(aggregation, expected):
     # Two responses of 2 and 10 tokens in a mini-batch of three; 16 is the longest allowed.
     assert row_weights([2, 10], aggregation, 12, 3, 16) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("num_ranks", [2, 4, 8])
+@pytest.mark.parametrize("shape", ["uniform", "lognormal", "mostly short"])
+def test_ranks_have_equal_work_on_mixed_lengths(shape, num_ranks):
+    """512 rollouts in two mini-batches. A pass ends when its slowest rank does: that, and padding, is what is lost."""
+    rng = np.random.default_rng(0)
+    responses = {
+        "uniform": rng.integers(100, 4097, 512),
+        "lognormal": np.clip(rng.lognormal(6.5, 0.8, 512), 16, 4096).astype(int),
+        "mostly short": np.where(rng.random(512) < 0.1, 4096, rng.integers(100, 600, 512)),
+    }[shape]
+    prompts, advantages, groups = np.full(512, 400), rng.normal(size=512), np.arange(512) // 8
+    plan = plan_update(prompts, responses, advantages, groups, num_ranks, 2, 5120, 0)
+    lengths = prompts + responses
+    for mini_batch in plan.mini_batches:
+        tokens = [sum(int(lengths[rows].sum()) for rows in rank) for rank in mini_batch.ranks]
+        padded = np.array(
+            [[len(rows) * lengths[rows].max(initial=0) for rows in rank] for rank in mini_batch.ranks]
+        )  # [rank, pass]
+        assert max(tokens) < 1.02 * np.mean(tokens)
+        assert padded.sum(axis=1).max() < 1.03 * padded.sum(axis=1).mean()
+        assert padded.max(axis=0).sum() < 1.3 * np.mean(tokens)

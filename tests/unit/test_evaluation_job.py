@@ -90,6 +90,8 @@ def rollouts(request, texts):
             "prompt_ids": [list(request.prompt_ids)] * size,
             "response_ids": [[5, 6]] * size,
             "rollout_logprobs": [[-1.0, -1.0]] * size,
+            "versions": [[0]] * size,
+            "version_starts": [[0]] * size,
             "response": texts,
             "finish_reason": ["stop"] * size,
             "format_ok": [one.format_ok for one in parsed],

@@ -45,6 +45,8 @@ def group(problem_id, verdicts, reasonings):
             "prompt_ids": [[1]] * size,
             "response_ids": [[2]] * size,
             "rollout_logprobs": [[-1.0]] * size,
+            "versions": [[5]] * size,
+            "version_starts": [[0]] * size,
             "response": ["r"] * size,
             "finish_reason": ["stop"] * size,
             "format_ok": [True] * size,

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pgrpo_ray.algo import losses
-from pgrpo_ray.algo.losses import policy_loss, sampled_logprobs, truncated_importance
+from pgrpo_ray.algo.losses import head_logprobs, policy_loss, sampled_logprobs, truncated_importance
 
 LOW, HIGH = 0.2, 0.28
 
@@ -55,6 +55,74 @@ def test_chunks_of_any_size_agree_with_plain_autograd(monkeypatch, chunk):
     torch.testing.assert_close(entropy, -(reference.exp() * reference).sum(-1))
     torch.testing.assert_close(grad, expected_grad)
     assert not entropy.requires_grad
+
+
+@pytest.mark.parametrize("chunk", [1, 13, 60, 1 << 26])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("biased", [False, True])
+def test_a_head_in_chunks_of_any_size_agrees_with_plain_autograd(monkeypatch, chunk, dtype, biased):
+    monkeypatch.setattr(losses, "HEAD_CHUNK_ELEMENTS", chunk)
+    torch.manual_seed(0)
+    hidden, weight, bias = (torch.randn(size, dtype=dtype, requires_grad=True) for size in ((9, 4), (11, 4), (11,)))
+    leaves = [hidden, weight, bias][: 2 + biased]
+    ids, scale = torch.randint(11, (9,)), torch.randn(9, dtype=dtype)
+    logprobs, entropy = head_logprobs(hidden, weight, bias if biased else None, ids, 0.7)
+    grads = torch.autograd.grad((logprobs * scale).sum(), leaves)
+    logits = torch.nn.functional.linear(hidden, weight, bias if biased else None)
+    reference = torch.log_softmax(logits / 0.7, dim=-1)
+    expected = reference.gather(-1, ids.unsqueeze(-1)).squeeze(-1)
+    expected_grads = torch.autograd.grad((expected * scale).sum(), leaves)
+    tight = {"rtol": 1e-12, "atol": 1e-12} if dtype == torch.float64 else {"rtol": 1e-5, "atol": 2e-6}
+    torch.testing.assert_close(logprobs, expected, **tight)
+    torch.testing.assert_close(entropy, -(reference.exp() * reference).sum(-1), **tight)
+    for grad, expected_grad in zip(grads, expected_grads, strict=True):
+        torch.testing.assert_close(grad, expected_grad, **tight)
+    assert not entropy.requires_grad
+
+
+def test_a_bfloat16_head_rounds_its_weights_gradient_once_however_many_chunks(monkeypatch):
+    """A sum of rounded chunks would be off by more than the half unit of one rounding."""
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(300, 16).bfloat16(), torch.randn(40, 16).bfloat16().requires_grad_()
+    ids = torch.randint(40, (300,))
+    grads = []
+    for chunk in (40 * 300, 400):
+        monkeypatch.setattr(losses, "HEAD_CHUNK_ELEMENTS", chunk)
+        logprobs, _ = head_logprobs(hidden, weight, None, ids, 1.0)
+        assert logprobs.dtype == torch.float32
+        grads.append(torch.autograd.grad(logprobs.sum(), weight)[0])
+    whole, chunked = (grad.float() for grad in grads)
+    assert torch.allclose(whole, chunked, rtol=2**-7, atol=1e-3)
+
+
+def test_a_head_makes_no_logits_of_all_tokens_at_once(monkeypatch):
+    """Every tensor that torch makes is looked at: none beyond the chunk but those shaped like the inputs."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Largest(TorchDispatchMode):
+        numel = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            made = function(*args, **(kwargs or {}))
+            for tensor in made if isinstance(made, tuple | list) else [made]:
+                if isinstance(tensor, torch.Tensor):
+                    self.numel = max(self.numel, tensor.numel())
+            return made
+
+    monkeypatch.setattr(losses, "HEAD_CHUNK_ELEMENTS", 1000)
+    hidden, weight = torch.randn(100, 4, requires_grad=True), torch.randn(200, 4, requires_grad=True)
+    with Largest() as largest:
+        logprobs, _ = head_logprobs(hidden, weight, None, torch.zeros(100, dtype=torch.long), 1.0)
+        logprobs.sum().backward()
+    assert largest.numel == 1000  # of 20,000 logits
+
+
+def test_a_head_without_tokens_gives_nothing_and_a_gradient_of_zero():
+    hidden, weight = torch.randn(0, 4, requires_grad=True), torch.randn(7, 4, requires_grad=True)
+    logprobs, entropy = head_logprobs(hidden, weight, None, torch.zeros(0, dtype=torch.long), 1.0)
+    logprobs.sum().backward()
+    assert logprobs.shape == entropy.shape == (0,)
+    assert torch.equal(weight.grad, torch.zeros(7, 4)) and hidden.grad.shape == (0, 4)
 
 
 def test_the_handwritten_gradient_passes_a_numerical_check():
@@ -193,6 +261,10 @@ def test_wrong_shapes_types_and_denominators_are_refused():
         policy_loss(policy, policy, torch.ones(2), mask, torch.ones(3), clip_low=LOW, clip_high=HIGH)
     with pytest.raises(ValueError, match="temperature"):
         sampled_logprobs(torch.zeros(1, 1, 2), torch.zeros(1, 1, dtype=torch.long), 0.0)
+    with pytest.raises(ValueError, match="hidden"):
+        head_logprobs(torch.zeros(1, 2, 3), torch.zeros(4, 3), None, torch.zeros(1, dtype=torch.long), 1.0)
+    with pytest.raises(ValueError, match="temperature"):
+        head_logprobs(torch.zeros(1, 3), torch.zeros(4, 3), None, torch.zeros(1, dtype=torch.long), 0.0)
     with pytest.raises(ValueError, match="ids"):
         sampled_logprobs(torch.zeros(1, 1, 2), torch.zeros(1, 2, dtype=torch.long), 1.0)
 

@@ -11,14 +11,14 @@ import pytest
 from pgrpo_ray.config import parse
 from pgrpo_ray.config.memory import (
     GIB,
-    LOGIT_CHUNK,
+    HEAD_CHUNK,
     ModelShape,
     activation_gib,
+    head_gib,
     kv_bytes_per_token,
     lacking,
     layer_activation_bytes,
     learner_plan,
-    logits_gib,
     reward_plan,
     rollout_plan,
 )
@@ -74,23 +74,39 @@ def test_activations_by_hand():
     assert activation_gib(SHAPE, "bfloat16", 5120, checkpointing=True) == 5120 * (28 * 7168 + 246784) / GIB
 
 
-def test_logits_by_hand():
-    assert logits_gib(SHAPE, "bfloat16", 5120) == pytest.approx((3 * 2 * 5120 * 152064 + 8 * 2**24) / GIB)
+def test_the_head_by_hand():
+    # 6 x 2**26 bytes of logits; 152064 x 3584 bfloat16 gradients; 2 + 4 + 2 bytes for 5120 x 3584 hidden values.
+    assert head_gib(SHAPE, "bfloat16", 5120) == pytest.approx(0.375 + (2 * 152064 * 3584 + 8 * 5120 * 3584) / GIB)
+    assert head_gib(SHAPE, "bfloat16", 5120) < 0.4 * 3 * 2 * 5120 * 152064 / GIB  # of logits and gradients in whole
 
 
-def test_a_learner_rank_holds_sixteen_bytes_of_its_share():
+def test_a_learner_rank_holds_eighteen_bytes_of_its_share():
     plan = learner_plan(run(), SHAPE)
-    assert plan.exact_gib == pytest.approx(16 * PARAMETERS / 4 / GIB)
+    assert plan.exact_gib == pytest.approx(18 * PARAMETERS / 4 / GIB)
     held = parts(plan)
-    assert held["weights"] == held["gradients"] == pytest.approx(2 * PARAMETERS / 4 / GIB)
+    assert held["weights"] == pytest.approx(2 * PARAMETERS / 4 / GIB)
+    assert held["gradients"] == pytest.approx(4 * PARAMETERS / 4 / GIB)
     assert held["Adam moments, float32 copy"] == pytest.approx(12 * PARAMETERS / 4 / GIB)
     assert held["gathered weights, gradient bucket"] == pytest.approx(1.5e9 * 2 / GIB)
-    # 28.37 exact, 32.95 activations, 4.48 logits, 2.79 gathered, 2.0 libraries.
-    assert plan.total_gib == pytest.approx(70.59, abs=0.01)
+    # 31.92 exact, 32.95 activations, 1.53 head, 2.79 gathered, 2.0 libraries.
+    assert plan.total_gib == pytest.approx(71.19, abs=0.01)
     with_reference = learner_plan(run(algo={"kl_weight": 0.01}), SHAPE)
-    assert with_reference.exact_gib == pytest.approx(18 * PARAMETERS / 4 / GIB)
+    assert with_reference.exact_gib == pytest.approx(20 * PARAMETERS / 4 / GIB)
     single = learner_plan(run(policy={"model": "m", "dtype": "float32"}), SHAPE)
-    assert single.exact_gib == pytest.approx(plan.exact_gib)
+    assert single.exact_gib == pytest.approx(16 * PARAMETERS / 4 / GIB)
+
+
+def test_checkpointing_takes_the_activations_and_offloading_what_is_not_needed_in_a_pass():
+    whole, recomputed = (learner_plan(run(learner={"activation_checkpointing": on}), SHAPE) for on in (False, True))
+    # 5120 x (28 x 7168 + 246784) bytes instead of 5120 x 28 x 246784.
+    assert whole.total_gib - recomputed.total_gib == pytest.approx(32.95 - 2.13, abs=0.01)
+    assert "2.1 GiB with learner.activation_checkpointing=true" in whole.notes[0] and not recomputed.notes
+    optimizer = learner_plan(run(learner={"offload": "optimizer"}), SHAPE)
+    assert optimizer.exact_gib == pytest.approx(2 * PARAMETERS / 4 / GIB)
+    assert optimizer.notes[0].startswith("28.4 GiB of each are in its host's memory")
+    everything = learner_plan(run(learner={"offload": "optimizer_and_parameters"}, algo={"kl_weight": 0.1}), SHAPE)
+    assert everything.exact_gib == 0
+    assert everything.total_gib == pytest.approx(32.95 + 1.53 + 2.79 + 2, abs=0.01)
 
 
 def test_the_optimizer_step_counts_where_it_is_the_higher_peak():
@@ -121,7 +137,15 @@ def test_the_reward_server_by_hand():
     [
         ({}, 80, [], []),
         ({"learner": {"num_ranks": 1}}, 80, ["learner.num_ranks"], []),
-        ({"learner": {"micro_batch_tokens": 8192}}, 80, [], ["learner.micro_batch_tokens"]),
+        ({"learner": {"num_ranks": 1, "offload": "optimizer"}}, 80, [], []),
+        ({"learner": {"micro_batch_tokens": 8192}}, 80, [], ["learner.activation_checkpointing=true"]),
+        ({"learner": {"micro_batch_tokens": 8192, "activation_checkpointing": True}}, 80, [], []),
+        (
+            {"learner": {"micro_batch_tokens": 131072, "activation_checkpointing": True}},
+            80,
+            [],
+            ["lower learner.micro_batch_tokens"],
+        ),
         ({"rollout": {"kv_cache_mib": 80 * 1024}}, 80, ["rollout.kv_cache_mib"], []),
         ({"reward_model": {"gpus": 0.25, "dtype": "float32"}}, 80, ["reward_model.dtype"], []),
         ({"reward_model": {"batch_size": 128}}, 80, [], ["reward_model.batch_size"]),
@@ -139,9 +163,9 @@ def test_what_does_not_fit_is_said_with_the_key(changes, gpu_gib, cannot, may_no
 
 
 def test_the_chunk_of_logits_is_the_learners():
-    from pgrpo_ray.algo.losses import CHUNK_ELEMENTS
+    from pgrpo_ray.algo.losses import HEAD_CHUNK_ELEMENTS
 
-    assert LOGIT_CHUNK == CHUNK_ELEMENTS
+    assert HEAD_CHUNK == HEAD_CHUNK_ELEMENTS
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])

@@ -1,0 +1,278 @@
+"""Groups on their way: sampled, judged and scored at the same time, while the driver waits for whatever it waits for.
+
+Who waits for whom: `ask` hands requests to the rollout workers and returns. From then on groups move whenever the
+driver waits through this object: for groups (`finish`, `until`) or for something else (`get`, `wait_any`, which stand
+for those of `actors.waits`), such as the learner. Each group's reference is taken the moment its last response ends. It
+is judged at once, then scored (not queued before: an actor takes calls in order, so one slow pool would stop all
+scoring). When judging lags, no more groups are taken, and each rollout worker stops its engine some groups later:
+nothing piles up. A group that a pool keeps for longer than it may goes to another one.
+
+The driver's thread alone calls this. It holds references and scalar tables.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pgrpo_ray.actors import waits
+from pgrpo_ray.actors.pools import ExecutionPools, Judging
+from pgrpo_ray.actors.scoring import GroupScorer, Scoring
+from pgrpo_ray.errors import StageError
+from pgrpo_ray.obs.timeline import Span, Timeline
+from pgrpo_ray.types import PromptRequest
+
+STREAM_AHEAD = 4
+"""Groups that a rollout worker may have finished before the driver takes one. Ours: several can end in one engine step,
+and the driver takes one in about a millisecond."""
+SAMPLING = "sampling"
+"""Concurrency group of a rollout worker's `generate`: its calls run beside each other and beside new weights."""
+
+
+@dataclass(eq=False)
+class Group:
+    """One problem's rollouts on their way. References, plus the scalars once they are in."""
+
+    demand: "Demand"
+    judging: Judging
+    """References of the ROLLOUT and VERDICT tables."""
+    span: Span
+    """Of the stage that has it."""
+    scoring: Scoring | None = None
+    """None before the verdicts, or where scores are not asked for."""
+    scalars: Any = None
+    """The scalar table, None until it is in."""
+    problem_id: str = ""
+    """Empty until the scalars are in."""
+
+
+@dataclass(eq=False)
+class Demand:
+    """Groups that were asked for together."""
+
+    name: str
+    """Unique in a run."""
+    places: dict[str, int]
+    """Of each problem among the requests."""
+    group_size: int
+    score: bool
+    version: int
+    """Policy version that the workers served when it was asked for."""
+    on_group: Callable[[], None]
+    """Called for each group that is done."""
+    streams: int = 0
+    """Rollout workers that are not through with it."""
+    under_way: int = 0
+    """Groups that are judged or scored."""
+    came: int = 0
+    """Groups that were taken from the workers."""
+    dropped: bool = False
+    done: list[Group] = field(default_factory=list)
+    """In the order in which they became so; whoever takes one takes it out."""
+    sampled_at: float = 0.0
+    """When the last of its streams ended, monotonic seconds."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing more will come."""
+        return not self.streams and not self.under_way
+
+    @property
+    def outstanding(self) -> int:
+        """Groups that have not been taken out, whether done or not."""
+        return len(self.places) - self.came + self.under_way + len(self.done)
+
+
+class GroupFlow:
+    """All groups that are on their way. For one thread."""
+
+    def __init__(
+        self,
+        workers: Sequence[Any],
+        pools: ExecutionPools,
+        scorer: GroupScorer,
+        statements: dict[str, str],
+        timeout_s: float,
+        timeline: Timeline,
+    ):
+        """`statements`: of each problem that is scored, as the reward model reads it. `timeout_s`: for anything to
+        happen while somebody waits."""
+        self._workers = workers
+        self._pools = pools
+        self._scorer = scorer
+        self._statements = statements
+        self._timeout_s = timeout_s
+        self._timeline = timeline
+        self._streams: dict[Any, tuple[Demand, Span]] = {}
+        self._pending: dict[Any, Group] = {}
+        """By the reference that each waits for."""
+        self._most = 1
+        self._looked_at = 0.0
+        self._asked = 0
+
+    def ask(
+        self,
+        requests: Sequence[PromptRequest],
+        group_size: int,
+        temperature: float,
+        version: int,
+        *,
+        score: bool,
+        on_group: Callable[[], None] = lambda: None,
+    ) -> Demand:
+        """Have a group sampled for each request, of different problems; return at once."""
+        self._asked += 1
+        places = {request.problem_id: index for index, request in enumerate(requests)}
+        demand = Demand(f"demand {self._asked}", places, group_size, score, version, on_group)
+        options = {
+            "num_returns": "streaming",
+            "concurrency_group": SAMPLING,
+            "_generator_backpressure_num_objects": STREAM_AHEAD,
+        }
+        for index, worker in enumerate(self._workers):
+            share = requests[index :: len(self._workers)]
+            if not share:
+                continue
+            stream = worker.generate.options(**options).remote(share, group_size, temperature, version, demand.name)
+            self._streams[stream] = demand, self._timeline.begin("sampling", demand.name)
+            demand.streams += 1
+        self._bound()
+        return demand
+
+    def finish(self, demand: Demand) -> list[Group]:
+        """Wait for all groups of a demand; return them in the order of its requests."""
+        self.until(lambda: demand.complete)
+        done, demand.done = demand.done, []
+        return sorted(done, key=lambda group: demand.places[group.problem_id])
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        """Move groups until `condition`, which some group must fulfil."""
+        while not condition():
+            self._turn([], self._timeout_s, "")
+
+    def drop(self, demand: Demand) -> None:
+        """Give up whatever of a demand is not done; what a pool or the reward server has of it is not waited for."""
+        demand.dropped = True
+        demand.done.clear()
+        for worker in self._workers:
+            worker.drop.remote(demand.name)
+
+    def wait_any(self, refs: Sequence[Any], timeout_s: float, stage: str) -> list[Any]:
+        """As `waits.wait_any`, and groups move meanwhile."""
+        deadline = time.monotonic() + timeout_s
+        while not (found := self._turn(refs, max(0.0, deadline - time.monotonic()), stage)):
+            if time.monotonic() > deadline:
+                raise waits.late(refs, timeout_s, stage)
+        return found
+
+    def get(self, refs: Any, timeout_s: float, stage: str) -> Any:
+        """As `waits.get`, and groups move meanwhile."""
+        return waits.get(refs, timeout_s, stage, self.wait_any)
+
+    def _turn(self, foreign: Sequence[Any], timeout_s: float, stage: str) -> list[Any]:
+        """Wait until something happens, take every group a stage further that can be, and return which of `foreign` are
+        ready."""
+        # Judged groups first; and while too many wait, no more are taken.
+        streams = self._streams if len(self._pending) < self._most else {}
+        refs = [*foreign, *self._pending, *streams]
+        names = [stage] * bool(foreign) + ["rollout worker"] * bool(streams)
+        names += ["execution pool or reward server"] * bool(self._pending)
+        if not refs:
+            raise StageError("driver: groups are waited for, but none is under way.", stage="driver")
+        ready = waits.wait_any(refs, timeout_s, " and ".join(names), self._late)
+        found = []
+        for ref in ready:
+            if ref in self._pending:
+                self._advance(ref, self._pending.pop(ref))
+            elif ref in self._streams:
+                self._take(ref)
+            else:
+                found.append(ref)
+        return found
+
+    def _take(self, stream: Any) -> None:
+        """Have what a rollout worker has ready judged, up to the bound of groups that wait."""
+        demand, span = self._streams[stream]
+        try:
+            while len(self._pending) < self._most:
+                judging = self._pools.judge(next(stream))
+                demand.came += 1
+                demand.under_way += 1
+                self._pending[judging.scalars] = Group(demand, judging, self._timeline.begin("judging", demand.name))
+                if not stream.next_ready():
+                    break
+        except StopIteration:
+            del self._streams[stream]
+            self._timeline.end(span)
+            self._bound()
+            demand.streams -= 1
+            demand.sampled_at = time.monotonic()
+            if not demand.streams and not demand.dropped and demand.came != len(demand.places):
+                raise StageError(
+                    f"rollout worker: {len(demand.places)} groups asked for, {demand.came} came.",
+                    stage="rollout worker",
+                ) from None
+
+    def _advance(self, ref: Any, group: Group) -> None:
+        """Take what a group waited for and have the next done."""
+        if group.scalars is None:
+            self._judged(group)
+        else:
+            self._scorer.answer(group.scoring, self._timeout_s)
+            if group.scoring.ref is not None:  # it is asked for again
+                self._pending[group.scoring.ref] = group
+                return
+            self._end(group)
+
+    def _judged(self, group: Group) -> None:
+        demand = group.demand
+        group.scalars = self._pools.answer(group.judging, self._timeout_s)
+        if group.scalars is None:  # its pool lost it
+            group.judging = self._pools.again(group.judging)
+            self._pending[group.judging.scalars] = group
+            return
+        if group.scalars.num_rows != demand.group_size:
+            raise StageError(
+                f"rollout worker: a group of {group.scalars.num_rows} rollouts came, {demand.group_size} were asked "
+                "for.",
+                stage="rollout worker",
+            )
+        group.problem_id = group.scalars["problem_id"][0].as_py()
+        if demand.score and not demand.dropped:
+            statement = self._statements[group.problem_id]
+            group.scoring = self._scorer.score(group.judging.rollouts, group.scalars, statement)
+            if group.scoring.ref is not None:
+                self._timeline.end(group.span)
+                group.span = self._timeline.begin("scoring", demand.name)
+                self._pending[group.scoring.ref] = group
+                return
+        self._end(group)
+
+    def _end(self, group: Group) -> None:
+        """A group has all that it was to get."""
+        self._timeline.end(group.span)
+        demand = group.demand
+        demand.under_way -= 1
+        if not demand.dropped:
+            demand.done.append(group)
+            demand.on_group()
+
+    def _bound(self) -> None:
+        """How many groups may be judged or scored: as the largest groups that are asked for allow."""
+        sizes = [demand.group_size for demand, _ in self._streams.values()]
+        self._most = self._pools.max_groups(max(sizes, default=1))
+
+    def _late(self) -> list[Any]:
+        """References of the groups that their pools should have judged long ago; looked for now and then, as a look
+        goes through all that is pending."""
+        now = time.monotonic()
+        if now - self._looked_at < waits.LOOK_S / 2:
+            return []
+        self._looked_at = now
+        unjudged = (group.judging for group in self._pending.values() if group.scalars is None)
+        return [judging.scalars for judging in self._pools.overdue(unjudged)]
+
+
+def outstanding(demands: Iterable[Demand]) -> int:
+    """Return how many groups of all demands nobody has taken out yet."""
+    return sum(demand.outstanding for demand in demands)

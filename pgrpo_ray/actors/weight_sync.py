@@ -1,0 +1,124 @@
+"""One publication: a version goes from the learner to every rollout worker, or to none.
+
+Who waits for whom: the learner's ranks gather parameters together, rank 0 gives out parts as they fill, and each part
+goes to every worker at once, by reference, while the next is gathered; the driver waits here. Two halves, each with its
+deadline:
+- Every worker receives and checks the whole version and says so. No engine is touched: whatever fails here, a lost
+  part, a wrong checksum, a name, a dead worker, a deadline, leaves all of them with the weights that they had.
+- Only then do all load it. A worker that fails now refuses to sample until a whole version is loaded; so no rollout
+  is ever made with a mixture, and the driver ends the run.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from pgrpo_ray.actors import waits
+from pgrpo_ray.errors import PgrpoError, StageError, WeightSyncError
+
+
+def publish(
+    learner: Sequence[Any],
+    rollout: Sequence[Any],
+    version: int,
+    deadline_s: float,
+    wait_any: waits.WaitAny = waits.wait_any,
+) -> None:
+    """Bring the learner's weights to every rollout worker as `version`; return when all serve it.
+
+    `wait_any`: how to wait, for a caller who has something else to do meanwhile.
+    Raises `WeightSyncError` where weights were refused, were late or failed to load, and what `waits.get` raises where
+    the learner fails.
+    """
+    deadline = _Deadline(deadline_s, version)
+    try:
+        _receive(learner, rollout, version, deadline, wait_any)
+    except StageError as error:
+        if missed := deadline.missed():
+            raise missed from error
+        raise
+    deadline = _Deadline(deadline_s, version)
+    loading, failures = [worker.load_weights.remote(version) for worker in rollout], []
+    for ref in loading:  # all are heard: each that succeeds serves the new version
+        try:
+            waits.get(ref, deadline.left(), "rollout worker", wait_any)
+        except PgrpoError as error:
+            failures.append(error)
+    if failures:
+        raise WeightSyncError(
+            f"{len(failures)} of {len(loading)} rollout workers failed while they loaded version {version}; they will "
+            f"not sample until a whole version is loaded. The first: {failures[0]}"
+        ) from failures[0]
+
+
+def _receive(
+    learner: Sequence[Any], rollout: Sequence[Any], version: int, deadline: "_Deadline", wait_any: waits.WaitAny
+) -> None:
+    """Return when each worker has confirmed the whole version."""
+    streams = [rank.publish.options(num_returns="streaming").remote(version) for rank in learner]
+    answers: list[list[Any]] = [[] for _ in rollout]
+    last = None
+    for last in _refs(streams[0], deadline, wait_any):
+        for worker, refs in zip(rollout, answers, strict=True):
+            refs.append(worker.receive_weights.remote(last))
+    # Small, as it only makes the others whole; a learner's error is here.
+    waits.get(last, deadline.left(), "learner", wait_any)
+    for silent in streams[1:]:  # these ranks only help to gather; their streams end empty, or with an error
+        for ref in _refs(silent, deadline, wait_any):
+            waits.get(ref, deadline.left(), "learner", wait_any)
+    try:
+        confirmed = waits.get([refs[-1] for refs in answers], deadline.left(), "rollout worker", wait_any)
+    except PgrpoError as error:
+        cause = _first_cause(answers) or deadline.missed() or error
+        raise WeightSyncError(
+            f"version {version} did not reach every rollout worker, so none has loaded any of it. {cause}"
+        ) from cause
+    if any(answer != version for answer in confirmed):
+        raise WeightSyncError(f"rollout workers confirmed versions {confirmed} after version {version} was published.")
+
+
+def _refs(stream: Any, deadline: "_Deadline", wait_any: waits.WaitAny) -> Iterator[Any]:
+    """Yield the references of a learner's stream until it ends."""
+    while True:
+        wait_any([stream], deadline.left(), "learner")
+        try:
+            yield next(stream)
+        except StopIteration:
+            return
+
+
+def _first_cause(answers: list[list[Any]]) -> PgrpoError | None:
+    """What a worker refused first: where one part is refused, those after it are as well."""
+    for refs in answers:
+        for ref in refs:
+            try:
+                waits.get(ref, 0.0, "rollout worker")
+            except WeightSyncError as first:
+                return first
+            except PgrpoError:
+                break  # not there yet, or dead
+    return None
+
+
+class _Deadline:
+    """When one half of a publication must be over."""
+
+    def __init__(self, seconds: float, version: int):
+        self._seconds = seconds
+        self._end = time.monotonic() + seconds
+        self._version = version
+
+    def left(self) -> float:
+        """Return the seconds that are left. Raises `WeightSyncError` where none are."""
+        if missed := self.missed():
+            raise missed
+        return max(1e-3, self._end - time.monotonic())
+
+    def missed(self) -> WeightSyncError | None:
+        """Return the error that says so, where no time is left."""
+        if time.monotonic() < self._end - 0.05:  # a wait of Ray's may end some milliseconds early
+            return None
+        return WeightSyncError(
+            f"version {self._version} was not with every rollout worker within {self._seconds:g} s. Raise "
+            "sync.deadline_s if the model is that large; else look into the roles' logs in Ray's session folder."
+        )
