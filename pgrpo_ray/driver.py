@@ -458,7 +458,7 @@ class Driver:
     def _check_parity(self, report: dict[str, float]) -> None:
         """Stop where engine and learner do not compute the same policy, once the rollouts that show it are on disk."""
         dtype, most = self._config.policy.dtype, self._derived.max_mismatch
-        if report["current_tokens_frac"] == 0:  # nothing to compare
+        if not report["current_tokens_frac"] > 0:  # nothing to compare, or (no number) nothing trained
             return
         if report["mismatch_mean"] <= most:  # a gap that is no number is none that is small
             return

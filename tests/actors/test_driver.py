@@ -137,7 +137,7 @@ class ScriptedExecution:
 
     def flat(self, rollouts):
         """Whether nobody of the group passes."""
-        return self.mood == "half flat" and int(rollouts["problem_id"][0].as_py()[1:]) % 2 == 1
+        return self.mood == "flat" or (self.mood == "half flat" and int(rollouts["problem_id"][0].as_py()[1:]) % 2 == 1)
 
     def stats(self):
         return SimpleNamespace(cache_hits=self.judged, cache_lookups=2 * self.judged, restarts=1)
@@ -175,7 +175,7 @@ class ScriptedLearner:
         self.rows = []
 
     def update(self, share, *tables):
-        table, tokens = pa.concat_tables(tables), 0
+        table, tokens = pa.concat_tables(tables) if tables else None, 0
         for step in share.steps:
             for rows, advantages, _ in step.passes():
                 for row, advantage in zip(rows.tolist(), advantages.tolist(), strict=True):
@@ -186,7 +186,10 @@ class ScriptedLearner:
         lost = 1 if self.mood == "loses a token" else 0
         gap = {"disagrees": 0.2, "has no logprobs": math.nan}.get(self.mood, 0.09)  # the bound of bfloat16 is 0.1
         counts = {"rank_tokens": tokens - lost, "optimizer_steps": len(share.steps)}
-        return dict.fromkeys(keys, 0.0) | {"mismatch_mean": gap, "current_tokens_frac": 1.0} | counts
+        gaps = {"mismatch_mean": gap, "current_tokens_frac": 1.0}
+        if not tokens:  # then the real one has nothing to compare
+            gaps = dict.fromkeys(gaps, math.nan)
+        return dict.fromkeys(keys, 0.0) | gaps | counts
 
     def trained(self):
         return self.rows
@@ -461,6 +464,13 @@ def test_a_learner_that_disagrees_with_the_engine_ends_the_run_after_its_rollout
         driver.run()
     assert arrow.read_ipc(log.rollouts_path(1)).num_rows == 12
     assert versions(fleet) == [0, 0]  # what was learned from them is not published
+
+
+def test_a_batch_without_a_gradient_changes_nothing_and_ends_nothing(make_driver):
+    driver, fleet, log = make_driver(execution="flat")
+    assert (driver.run().policy_version, versions(fleet)) == (0, [0, 0])
+    steps = [json.loads(line) for line in (log.folder / "metrics.jsonl").read_text().splitlines()]
+    assert [step["no_gradient_groups_frac"] for step in steps] == [1.0, 1.0]
 
 
 def test_the_bound_of_the_gap_can_be_set(make_driver):
