@@ -35,7 +35,7 @@ from reward_hacking_facts import count_facts
 from reward_hacking_models import REWARD_MODELS, ensure
 from reward_hacking_report import write_report
 
-from pgrpo_ray.config import load
+from pgrpo_ray.config import load, parse
 from pgrpo_ray.data.arrow import read_ipc
 from pgrpo_ray.starter.problems import Exercise, read_jsonl
 
@@ -132,13 +132,16 @@ def overrides_of(arm: str, seed: int, arguments: argparse.Namespace) -> list[str
 
 
 def check_same(config: str, overrides: list[str], place: Path) -> None:
-    """Exit unless a run had the config that is asked for now: results of different budgets must not mix."""
-    had = yaml.safe_load(config)
+    """Exit unless a run had the config that is asked for now: results of different budgets must not mix.
+
+    A key that is younger than the run has its default there, which is to do as before.
+    """
+    had = parse(yaml.safe_load(config)).model_dump(mode="json")
     wanted = load(REPOSITORY / CONFIG, overrides).model_dump(mode="json")
     for one in (had, wanted):
         one["run"].pop("dir")
     if had != wanted:
-        differ = [f"{s}.{k}" for s in wanted for k in wanted[s] if had.get(s, {}).get(k) != wanted[s][k]]
+        differ = [f"{s}.{k}" for s in wanted for k in wanted[s] if had[s][k] != wanted[s][k]]
         raise SystemExit(f"{place} was made with other settings ({', '.join(differ)}). Remove it, or ask for the same.")
 
 
