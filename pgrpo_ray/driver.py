@@ -379,9 +379,9 @@ class Driver:
     def _publish(self) -> None:
         """Bring the weights to every rollout worker; return when all serve the new version."""
         self._display.stage("publishing weights")
-        version, deadline_s = self._policy_version, self._config.sync.deadline_s
+        version, sync, fleet = self._policy_version, self._config.sync, self._fleet
         span = self._timeline.begin("sync", f"version {version}")
-        weight_sync.publish(self._fleet.learner, self._fleet.rollout, version, deadline_s, self._flow.wait_any)
+        weight_sync.publish(fleet.learner, fleet.rollout, version, sync.deadline_s, self._flow.wait_any, sync.transport)
         self._timeline.end(span)
 
     def _evaluate(self, name: str) -> Estimate | None:

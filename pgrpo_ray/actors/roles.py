@@ -50,6 +50,8 @@ class RolloutRole:
             config.rollout,
             max_model_tokens=derive(config).max_sequence_tokens,
             seed=config.run.seed + self._index,
+            transfer=None if config.sync.transport == "object_store" else config.sync.transport,
+            shares_gpu=config.cluster.colocate,
         )
         self._worker = RolloutWorker(EngineLoop(make), AutoTokenizer.from_pretrained(self._model))
         self._receiver: WeightReceiver = BucketReceiver(self._worker.parameters)
@@ -80,6 +82,18 @@ class RolloutRole:
         with self._named():
             self._worker.load_weights(self._receiver.load(version), version)
         return version
+
+    def expect(self, version: int, parameters: Any) -> None:
+        """Check that a version to be transferred has the engine's parameters. Raises `WeightSyncError`."""
+        from pgrpo_ray.sync.weights import check_fits
+
+        with self._named():
+            check_fits(version, parameters, self._worker.parameters)
+
+    def transfer(self, step: str, argument: Any) -> None:
+        """Take a step of a transfer from GPU to GPU: a method of the engine's, `open_transfer` the first time, then
+        `begin_transfer`, `receive_transfer` and `end_transfer`."""
+        self._worker.order(lambda engine: getattr(engine, step)(argument))
 
     @contextlib.contextmanager
     def _named(self) -> Iterator[None]:
@@ -267,6 +281,25 @@ class LearnerRole:
             yield from publisher.publish(weights, version)
         for _ in weights:  # the other ranks only take part in the gathering
             pass
+
+    def parameters(self) -> Any:
+        """What a version has, by name: dtype and shape."""
+        return self._worker.parameters
+
+    def open_transfer(self, workers: list[Any], host: str, port: int) -> None:
+        """Connect GPU to GPU with the rollout workers. Collective, once a run."""
+        from pgrpo_ray.actors.weight_sync import TransferClient
+        from pgrpo_ray.sync.gpu_transfer import PolicySource, open_transfer
+
+        sync, rank = self._config.sync, self._worker.engine.rank
+        self._client = TransferClient(workers, sync.deadline_s)
+        source = PolicySource(self._worker.parameters, self._worker.named_weights)
+        self._sender = open_transfer(sync.transport, rank, host, port, len(workers), self._client, source)
+
+    def transfer(self, version: int) -> None:
+        """Bring a version into every engine, GPU to GPU. Collective."""
+        self._client.version = version
+        self._sender.send_weights()
 
     def save(self, folder: str) -> None:
         """Write the policy in Hugging Face format. Collective."""

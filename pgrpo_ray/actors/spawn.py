@@ -17,9 +17,10 @@ from typing import Any
 import ray
 from ray._private.state import available_resources_per_node
 from ray.exceptions import RayError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
-from pgrpo_ray.actors import roles, waits
+from pgrpo_ray.actors import roles, waits, weight_sync
 from pgrpo_ray.actors.cluster import (
     actor_class,
     check_capacity,
@@ -69,6 +70,8 @@ class Fleet:
     """Reference of all problems; it lives as long as an execution pool may restart and fetch them again."""
     rollout: list[Any] = field(default_factory=list)
     learner: list[Any] = field(default_factory=list)
+    shared_gpus: PlacementGroup | None = None
+    """With `cluster.colocate`: a bundle for each pair of learner rank and rollout worker."""
 
     def all(self) -> list[Any]:
         """Every actor's handle that exists; the reward server's replicas belong to Ray Serve."""
@@ -129,16 +132,10 @@ def _spawn(
     timeout_s = config.cluster.startup_timeout_s
     actors.problems = ray.put(problems)
     actors.pools = spawn_pools(config, sandbox_kind, actors.problems)
-    actors.learner = [
-        actor_class(
-            roles.LearnerRole,
-            cpus=config.learner.threads_per_rank,
-            gpus=config.learner.gpus_per_rank,
-            threads=config.learner.threads_per_rank,
-        ).remote(config, models.policy)
-        for _ in range(config.learner.num_ranks)
-    ]
-    actors.rollout = rollout_workers(config, models.policy)
+    if config.cluster.colocate:
+        actors.shared_gpus = _share_gpus(config, timeout_s)
+    actors.learner = learner_ranks(config, models.policy, actors.shared_gpus)
+    actors.rollout = rollout_workers(config, models.policy, actors.shared_gpus)
     # The record is written where the run's folder is: here.
     here = _on(ray.get_runtime_context().get_node_id())
     actors.recorder = actor_class(roles.RecorderRole, cpus=0, threads=1, scheduling_strategy=here).remote()
@@ -158,22 +155,63 @@ def _spawn(
     starting |= {actor.start.remote(): name for name, actor in actors.pools.by_name.items()}
     deadline = time.monotonic() + timeout_s
     waits.get_all(starting, timeout_s)
+    if config.sync.transport != "object_store":
+        port = waits.get(first.free_port.remote(), timeout_s, "learner")
+        weight_sync.open_transfer(actors.learner, actors.rollout, host, port, timeout_s)
     if actors.reward_server is not None:
         actors.reward.version = actors.reward_server.wait_ready(max(1.0, deadline - time.monotonic())).version
 
 
-def rollout_workers(config: RunConfig, model: str) -> list[Any]:
-    """Spawn the rollout workers; they have not started yet."""
+def _share_gpus(config: RunConfig, timeout_s: float) -> PlacementGroup:
+    """Reserve a GPU for each learner rank and the rollout worker that shares it."""
+    cpus = config.learner.threads_per_rank + config.rollout.threads_per_worker
+    pairs = placement_group([{"GPU": 1, "CPU": cpus}] * config.learner.num_ranks)
+    if not pairs.wait(timeout_s):
+        remove_placement_group(pairs)
+        raise EnvironmentFault(
+            f"cluster.colocate wants {config.learner.num_ranks} times a GPU and {cpus} CPUs on one node, which the "
+            f"cluster did not have within {timeout_s:g} s. Lower learner.num_ranks and rollout.num_workers, or the "
+            "threads of each."
+        )
+    return pairs
+
+
+def _place(index: int, pairs: PlacementGroup | None, gpus: float) -> dict[str, Any]:
+    """Options of an actor with `gpus`: for the pair of that index, half a GPU where it is shared."""
+    if pairs is None:
+        return {"gpus": gpus}
+    return {"gpus": gpus / 2, "scheduling_strategy": PlacementGroupSchedulingStrategy(pairs, index)}
+
+
+def learner_ranks(config: RunConfig, model: str, pairs: PlacementGroup | None = None) -> list[Any]:
+    """Spawn the learner's ranks; they have not joined yet. `pairs`: on which GPUs, where these are shared."""
+    section = config.learner
+    return [
+        actor_class(
+            roles.LearnerRole,
+            cpus=section.threads_per_rank,
+            threads=section.threads_per_rank,
+            **_place(rank, pairs, section.gpus_per_rank),
+        ).remote(config, model)
+        for rank in range(section.num_ranks)
+    ]
+
+
+def rollout_workers(config: RunConfig, model: str, pairs: PlacementGroup | None = None) -> list[Any]:
+    """Spawn the rollout workers; they have not started yet. `pairs`: on which GPUs, where these are shared."""
     section = config.rollout
-    role = actor_class(
-        roles.RolloutRole,
-        cpus=section.threads_per_worker,
-        gpus=section.gpus_per_worker,
-        threads=section.threads_per_worker,
-        env=vllm_env(section.gpus_per_worker),
-        concurrency_groups={SAMPLING: derive(config).steps_ahead + 3},  # a replacement and an evaluation beside them
-    )
-    return [role.remote(config, model, index) for index in range(section.num_workers)]
+    return [
+        actor_class(
+            roles.RolloutRole,
+            cpus=section.threads_per_worker,
+            threads=section.threads_per_worker,
+            env=vllm_env(section.gpus_per_worker),
+            # A replacement and an evaluation go on beside the batches.
+            concurrency_groups={SAMPLING: derive(config).steps_ahead + 3},
+            **_place(index, pairs, section.gpus_per_worker),
+        ).remote(config, model, index)
+        for index in range(section.num_workers)
+    ]
 
 
 def _reward_server(config: RunConfig, model: str) -> RewardServer:
@@ -241,5 +279,7 @@ def stop(actors: Fleet, *, cluster_ends: bool = False) -> None:
             actors.pools.close(CLOSE_TIMEOUT_S)
     for actor in actors.all():
         ray.kill(actor)
+    if actors.shared_gpus is not None:
+        remove_placement_group(actors.shared_gpus)
     if actors.reward_server is not None:
         actors.reward_server.close(cluster_ends=cluster_ends)

@@ -7,6 +7,9 @@ deadline:
   part, a wrong checksum, a name, a dead worker, a deadline, leaves all of them with the weights that they had.
 - Only then do all load it. A worker that fails now refuses to sample until a whole version is loaded; so no rollout
   is ever made with a mixture, and the driver ends the run.
+
+From GPU to GPU (`sync.transport` nccl or ipc) there is no half that touches no engine: every worker confirms names,
+dtypes and shapes, then rank 0 drives vLLM's weight transfer by calls of its own to the workers (`TransferClient`).
 """
 
 import time
@@ -23,13 +26,48 @@ def publish(
     version: int,
     deadline_s: float,
     wait_any: waits.WaitAny = waits.wait_any,
+    transport: str = "object_store",
 ) -> None:
     """Bring the learner's weights to every rollout worker as `version`; return when all serve it.
 
-    `wait_any`: how to wait, for a caller who has something else to do meanwhile.
+    `wait_any`: how to wait, for a caller who has something else to do meanwhile. `transport`: as in `SyncSection`; any
+    but the object store must have been opened.
     Raises `WeightSyncError` where weights were refused, were late or failed to load, and what `waits.get` raises where
     the learner fails.
     """
+    if transport == "object_store":
+        _publish_checked(learner, rollout, version, deadline_s, wait_any)
+    else:
+        _transfer(learner, rollout, version, deadline_s, wait_any)
+
+
+def open_transfer(learner: Sequence[Any], rollout: Sequence[Any], host: str, port: int, timeout_s: float) -> None:
+    """Connect learner and rollout workers GPU to GPU; rank 0 has `port` free on `host`. Raises as `waits.get` does."""
+    refs = [rank.open_transfer.remote(list(rollout), host, port) for rank in learner]
+    waits.get(refs, timeout_s, "learner and rollout workers, which connect their GPUs")
+
+
+def _transfer(
+    learner: Sequence[Any], rollout: Sequence[Any], version: int, deadline_s: float, wait_any: waits.WaitAny
+) -> None:
+    deadline = _Deadline(deadline_s, version)
+    parameters = waits.get(learner[0].parameters.remote(), deadline.left(), "learner", wait_any)
+    expecting = [worker.expect.remote(version, parameters) for worker in rollout]
+    waits.get(expecting, deadline.left(), "rollout worker", wait_any)
+    sending = [rank.transfer.remote(version) for rank in learner]
+    try:
+        waits.get(sending, deadline.left(), "learner", wait_any)
+    except PgrpoError as error:
+        cause = deadline.missed() or error
+        raise WeightSyncError(
+            f"version {version} did not reach every rollout worker's GPU; those that had begun to receive it do not "
+            f"sample. {cause}"
+        ) from cause
+
+
+def _publish_checked(
+    learner: Sequence[Any], rollout: Sequence[Any], version: int, deadline_s: float, wait_any: waits.WaitAny
+) -> None:
     deadline = _Deadline(deadline_s, version)
     try:
         _receive(learner, rollout, version, deadline, wait_any)
@@ -98,6 +136,41 @@ def _first_cause(answers: list[list[Any]]) -> PgrpoError | None:
             except PgrpoError:
                 break  # not there yet, or dead
     return None
+
+
+class TransferClient:
+    """What vLLM's trainer engines call (its `VLLMWeightSyncClient`), over handles of rollout workers. In rank 0."""
+
+    def __init__(self, workers: Sequence[Any], deadline_s: float):
+        self._workers = workers
+        self._deadline_s = deadline_s
+        self.version = 0
+        """That is sent."""
+
+    def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
+        """Have every worker join; each engine is a world of its own, so that places in a common group are ours to
+        give."""
+        first = init_info.get("rank_offset")
+        places = [{} if first is None else {"rank_offset": first + index} for index in range(len(self._workers))]
+        self._all("open_transfer", [init_info | place for place in places])
+
+    def start_weight_update(self) -> None:
+        """Have every worker await the version."""
+        self._all("begin_transfer", [self.version] * len(self._workers))
+
+    def update_weights(self, update_info: Any) -> None:
+        """Have every worker receive a part, while it is sent."""
+        self._all("receive_transfer", [update_info] * len(self._workers))
+
+    def finish_weight_update(self, weight_version: str | None = None) -> None:
+        """Have every worker serve the version."""
+        self._all("end_transfer", [self.version] * len(self._workers))
+
+    def _all(self, step: str, arguments: Sequence[Any]) -> None:
+        refs = [
+            worker.transfer.remote(step, argument) for worker, argument in zip(self._workers, arguments, strict=True)
+        ]
+        waits.get(refs, self._deadline_s, "rollout worker")
 
 
 class _Deadline:

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pgrpo_ray.config import STARTER, RunConfig
-from pgrpo_ray.config.memory import RolePlan, lacking, learner_plan, reward_plan, rollout_plan
+from pgrpo_ray.config.memory import RolePlan, colocated, lacking, learner_plan, reward_plan, rollout_plan
 from pgrpo_ray.errors import ConfigError
 
 
@@ -20,7 +20,9 @@ def plans_of(config: RunConfig, gpu_gib: float) -> list[RolePlan]:
     plans = []
     if config.policy.model != STARTER:
         shape = model_facts(config.policy.model, "policy.model", role="causal").shape
-        plans += [learner_plan(config, shape), rollout_plan(config, shape, gpu_gib)] if shape else []
+        if shape:
+            pair = learner_plan(config, shape), rollout_plan(config, shape, gpu_gib)
+            plans += [colocated(*pair)] if config.cluster.colocate else pair
     if plan_reward(config).scored != "none" and config.reward_model.model != STARTER:
         shape = model_facts(config.reward_model.model, "reward_model.model", role="reward").shape
         plans += [reward_plan(config, shape)] if shape else []

@@ -7,7 +7,7 @@ A test holds the activations of a layer to what torch saves on CPU; nobody has y
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pgrpo_ray.config.run import RunConfig
 
@@ -213,6 +213,13 @@ def rollout_plan(config: RunConfig, shape: ModelShape, gpu_gib: float) -> RolePl
     # vLLM leaves what it does not take for itself, and measures before it takes: little more need stay free.
     reserve = 0.05 if rollout.kv_cache_mib is None else 0.1
     return RolePlan("rollout worker", rollout.num_workers, rollout.gpus_per_worker, parts, (note,), reserve)
+
+
+def colocated(learner: RolePlan, rollout: RolePlan) -> RolePlan:
+    """Return what a GPU holds that a learner rank and a rollout worker share."""
+    parts = tuple(replace(part, name=f"{plan.role}: {part.name}") for plan in (learner, rollout) for part in plan.parts)
+    name = "learner rank with its rollout worker"
+    return RolePlan(name, learner.processes, learner.gpus, parts, (*learner.notes, *rollout.notes))
 
 
 def reward_plan(config: RunConfig, shape: ModelShape) -> RolePlan:

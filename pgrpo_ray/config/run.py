@@ -268,6 +268,10 @@ what has been broken for many steps."""
 class SyncSection(Section):
     """Weights from learner to rollout workers."""
 
+    transport: Literal["object_store", "nccl", "ipc"] = "object_store"
+    """`object_store`: through the memory of hosts, on any machine; all workers check a whole version before any loads
+    it. From GPU to GPU, by vLLM's own weight transfer: `nccl` broadcasts to GPUs of their own, `ipc` reads on the GPU
+    that rank and worker share (`cluster.colocate`). Nobody has yet run these two."""
     chunk_mib: int = Field(64, ge=1)
     """Parameters travel in buckets of about this size: one call a bucket, never one a parameter, MiB."""
     deadline_s: float = Field(600, gt=0)
@@ -292,6 +296,9 @@ class ClusterSection(Section):
 
     address: str = "local"
     """`local` starts Ray here; `auto` or an address joins a cluster."""
+    colocate: bool = False
+    """Learner rank and rollout worker of the same number share a GPU, and its memory: neither leaves it while the other
+    works. For a single GPU, or models that are small beside one."""
     dashboard: bool = False
     """Ray's dashboard, local only (costs memory)."""
     startup_timeout_s: float = Field(300, gt=0)
@@ -337,15 +344,15 @@ class RunConfig(ConfigTree):
     @property
     def gpus(self) -> float:
         """GPUs of all roles together."""
-        return (
-            self.reward_model.replicas * self.reward_model.gpus
-            + self.rollout.num_workers * self.rollout.gpus_per_worker
-            + self.learner.num_ranks * self.learner.gpus_per_rank
-        )
+        learner = self.learner.num_ranks * self.learner.gpus_per_rank
+        rollout = self.rollout.num_workers * self.rollout.gpus_per_worker
+        reward = self.reward_model.replicas * self.reward_model.gpus
+        return reward + (learner if self.cluster.colocate else learner + rollout)
 
     def check(self) -> None:
         """Refuse combinations that cannot work. Raises `ConfigError`; changes nothing."""
         self.learner.check_offload()
+        self._check_gpus()
         rollout, algo = self.rollout, self.algo
         if rollout.group_size < 2:
             raise ConfigError(
@@ -402,6 +409,36 @@ class RunConfig(ConfigTree):
                 "sandbox.backend=process isolates too weakly for a cluster run, where model code would sit beside "
                 "other people's data. Set sandbox.backend=docker.",
                 path="sandbox.backend",
+            )
+
+    def _check_gpus(self) -> None:
+        """Refuse a GPU that two roles cannot share, and a transport that has no way between theirs."""
+        rollout, learner, transport = self.rollout, self.learner, self.sync.transport
+        if self.cluster.colocate:
+            if not (rollout.gpus_per_worker and learner.gpus_per_rank and rollout.num_workers == learner.num_ranks):
+                raise ConfigError(
+                    f"cluster.colocate pairs learner ranks with rollout workers on GPUs: learner.num_ranks "
+                    f"({learner.num_ranks}) and rollout.num_workers ({rollout.num_workers}) must be equal, "
+                    "learner.gpus_per_rank and rollout.gpus_per_worker 1.",
+                    path="cluster.colocate",
+                )
+            if rollout.kv_cache_mib is None:
+                raise ConfigError(
+                    "with cluster.colocate vLLM cannot take what is free of a GPU, as the learner needs some of it "
+                    "later. Set rollout.kv_cache_mib; `pgrpo check --gpu-gib` says what that leaves.",
+                    path="rollout.kv_cache_mib",
+                )
+        if transport == "nccl" and (self.cluster.colocate or not (rollout.gpus_per_worker and learner.gpus_per_rank)):
+            raise ConfigError(
+                "sync.transport=nccl connects GPUs, each with one role: set rollout.gpus_per_worker=1, "
+                "learner.gpus_per_rank=1 and cluster.colocate=false, or sync.transport=object_store.",
+                path="sync.transport",
+            )
+        if transport == "ipc" and not self.cluster.colocate:
+            raise ConfigError(
+                "sync.transport=ipc shares memory on one GPU, which is for cluster.colocate=true. Set "
+                "sync.transport=nccl, or object_store.",
+                path="sync.transport",
             )
 
     def _check_staleness(self) -> None:

@@ -128,10 +128,6 @@ ROLLOUT_SCHEMA = _schema("rollout")
 VERDICT_SCHEMA = _schema("verdict")
 THINKING_SCHEMA = _schema("thinking")
 REWARD_SCHEMA = _schema("reward")
-TOKEN_COLUMNS = ("prompt_ids", "response_ids", "rollout_logprobs")
-VERSION_COLUMNS = ("versions", "version_starts")
-LEARNER_COLUMNS = (*TOKEN_COLUMNS, *VERSION_COLUMNS)
-"""Of the rollout stage: what the learner reads."""
 BATCH_SCHEMA = pa.schema([*ROLLOUT_SCHEMA, *VERDICT_SCHEMA, *THINKING_SCHEMA, *REWARD_SCHEMA])
 """A finished batch: all stages side by side."""
 
@@ -162,10 +158,12 @@ def build_table(schema: pa.Schema, columns: Mapping[str, Any]) -> pa.Table:
 def _array(values: Any, kind: pa.DataType) -> pa.Array:
     """Convert one column; rows of numpy arrays are joined, not walked value by value."""
     if pa.types.is_list(kind) and len(values) and all(isinstance(row, np.ndarray) and row.ndim == 1 for row in values):
-        offsets = np.zeros(len(values) + 1, dtype=np.int64)
+        flat = np.concatenate(values)
+        if len(flat) > np.iinfo(np.int32).max:
+            raise pa.ArrowInvalid(f"{len(flat)} values are more than a column of lists can hold")
+        offsets = np.zeros(len(values) + 1, dtype=np.int32)
         np.cumsum([len(row) for row in values], out=offsets[1:])
-        flat = pa.array(np.concatenate(values), kind.value_type)
-        return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), flat)  # refuses more than 2^31 values
+        return pa.ListArray.from_arrays(offsets, pa.array(flat, kind.value_type))
     return pa.array(values, type=kind)
 
 
@@ -273,105 +271,6 @@ def list_lengths(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
     if column.null_count:
         raise ValueError(f"{column.null_count} of {len(column)} lists are null")
     return np.asarray(pc.list_value_length(column), dtype=np.int64)
-
-
-def flat_values(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    """Return the values of all lists one after another, as a view where the column is one chunk.
-
-    Works on slices: only their own rows' values are returned. Raises `ValueError` for a null list or value.
-    """
-    if column.null_count:
-        raise ValueError(f"{column.null_count} of {len(column)} lists are null")
-    values = _one_chunk(column).flatten()
-    if values.null_count:
-        raise ValueError("a list holds null values")
-    return values.to_numpy(zero_copy_only=False)
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class PaddedRollouts:
-    """Rollouts side by side: prompt, then response, then padding. B rows, T tokens of the longest of them."""
-
-    input_ids: np.ndarray
-    """int64 [B, T], 0 on padding."""
-    is_token: np.ndarray
-    """bool [B, T], False on padding."""
-    is_response: np.ndarray
-    """bool [B, T]: the policy sampled the token."""
-    is_current: np.ndarray
-    """bool [B, T]: the policy sampled the token with the version that was asked about."""
-    rollout_logprobs: np.ndarray
-    """float32 [B, T] of the token in that place, nats; 0 where it is no response."""
-
-
-def pad_rollouts(rows: pa.Table, row_ids: np.ndarray, version: int) -> PaddedRollouts:
-    """Return `row_ids` (int64 [B], at least one) of ROLLOUT rows as padded arrays; `version` is the current policy's.
-
-    No step is taken in Python for a row or a token, and rows that are not asked for cost nothing where `rows` has one
-    chunk. Each mask is made once and filled with the rows' values, whose order is the mask's. Raises `ValueError` for
-    null, or a response with more or fewer logprobs than tokens.
-    """
-    prompt_ids, response_ids, logprobs = (_one_chunk(rows[name]) for name in TOKEN_COLUMNS)
-    prompt_starts, prompts = _places(prompt_ids, row_ids)
-    starts, responses = _places(response_ids, row_ids)
-    logprob_starts, sampled = _places(logprobs, row_ids)
-    if not np.array_equal(responses, sampled):  # equal sums would hide it: logprobs would move to other rows
-        row = int(np.flatnonzero(responses != sampled)[0])
-        raise ValueError(f"row {row_ids[row]} has {responses[row]} response tokens and {sampled[row]} logprobs")
-    shape = (len(row_ids), int((prompts + responses).max()))
-    # Prompts are often much shorter than the row: their mask ends where the longest of them does.
-    is_prompt = _before(prompts, int(prompts.max()))
-    is_token = _before(prompts + responses, shape[1])
-    is_response = is_token.copy()
-    is_response[:, : is_prompt.shape[1]] &= ~is_prompt
-    # No token is newer than the current version, so those of that version are the last ones of their rows.
-    is_current = is_response & ~_before(prompts + _current_from(rows, row_ids, version, responses), shape[1])
-    padded = PaddedRollouts(np.zeros(shape, np.int64), is_token, is_response, is_current, np.zeros(shape, np.float32))
-    padded.input_ids[:, : is_prompt.shape[1]][is_prompt] = flat_values(prompt_ids).take(_joined(prompt_starts, prompts))
-    # `take`, as plain indexing with an array is slower by half; nor is `Table.take`, 4 ns a value on lists, used here.
-    padded.input_ids[is_response] = flat_values(response_ids).take(_joined(starts, responses))
-    padded.rollout_logprobs[is_response] = flat_values(logprobs).take(_joined(logprob_starts, responses))
-    return padded
-
-
-def _current_from(rows: pa.Table, row_ids: np.ndarray, version: int, responses: np.ndarray) -> np.ndarray:
-    """Return the first response token that `version` sampled, or the response's length where none, int64 [B]."""
-    versions, version_starts = (_one_chunk(rows[name]) for name in VERSION_COLUMNS)
-    starts, lengths = _places(versions, row_ids)
-    sampled = lengths > 0  # an empty response has no version
-    last = (starts + lengths - 1)[sampled]
-    found = flat_values(versions)[last] == version
-    begins = responses.copy()
-    begins[sampled] = np.where(found, flat_values(version_starts)[last], begins[sampled])
-    return begins
-
-
-def _one_chunk(column: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """Return the column as one array; copies only where it has several chunks, whose offsets each start anew."""
-    if not isinstance(column, pa.ChunkedArray):
-        return column
-    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-
-
-def _places(column: pa.Array, row_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return where in `flat_values(column)` the lists of `row_ids` start, and their lengths, int64 [B] each."""
-    offsets = column.offsets.to_numpy()
-    starts = offsets[row_ids].astype(np.int64)
-    return starts - int(offsets[0]), offsets[row_ids + 1] - starts
-
-
-def _joined(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Return the indices start, start + 1, ... of every range, one range after another, int64."""
-    ends = np.cumsum(lengths)
-    indices = np.repeat(starts - (ends - lengths), lengths)
-    indices += np.arange(len(indices))
-    return indices
-
-
-def _before(lengths: np.ndarray, width: int) -> np.ndarray:
-    """Return which places of [B, width] lie before their row's length, bool."""
-    # int32 compares twice as many places in one instruction as int64.
-    return np.arange(width, dtype=np.int32) < lengths.astype(np.int32)[:, None]
 
 
 def describe_columns() -> str:

@@ -20,7 +20,7 @@ import torch
 
 from pgrpo_ray.algo.losses import MAX_LOG_RATIO, policy_loss, truncated_importance
 from pgrpo_ray.config import AlgoSection
-from pgrpo_ray.data.arrow import LEARNER_COLUMNS, pad_rollouts
+from pgrpo_ray.data.padding import TokenRows
 from pgrpo_ray.learner.shares import RankShare
 from pgrpo_ray.learner.zero3 import Zero3Engine
 
@@ -69,9 +69,7 @@ class LearnerWorker:
         `tables` are the ROLLOUT tables of `share.groups`, in that order. Collective. Returned keys: see `_report`.
         """
         started = time.monotonic()
-        # Texts and all else stay where they are.
-        tokens = [table.select(LEARNER_COLUMNS) for table in tables]
-        rows = pa.concat_tables(tokens).combine_chunks() if tokens else None
+        rows = TokenRows(tables)
         stats = _Stats()
         old = self._recompute_old(rows, share) if self._recomputes(share) else None
         norms, rate = [], 0.0
@@ -90,6 +88,11 @@ class LearnerWorker:
             norms.append(norm)
         return self._report(stats, norms, rate, time.monotonic() - started)
 
+    @property
+    def parameters(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """What `named_weights` yields, by name: dtype and shape."""
+        return self.engine.parameters
+
     def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield full parameters in a fixed order. Collective."""
         return self.engine.named_weights()
@@ -97,7 +100,7 @@ class LearnerWorker:
     def _recomputes(self, share: RankShare) -> bool:
         return self._algo.old_logprobs == "learner" and len(share.steps) > 1
 
-    def _recompute_old(self, rows: pa.Table | None, share: RankShare) -> dict[tuple[int, int], torch.Tensor]:
+    def _recompute_old(self, rows: TokenRows, share: RankShare) -> dict[tuple[int, int], torch.Tensor]:
         """Logprobs of every micro-batch before the first optimizer step, [B, T-1] each."""
         old = {}
         with torch.no_grad():
@@ -161,7 +164,7 @@ class LearnerWorker:
 
     def _tensors(
         self,
-        rows: pa.Table | None,
+        rows: TokenRows,
         version: int,
         row_ids: np.ndarray,
         advantages: np.ndarray,
@@ -170,7 +173,7 @@ class LearnerWorker:
         """Return the rows of one pass; None where it has none. `version`: that the learner held as the update began."""
         if len(row_ids) == 0:
             return None
-        padded = pad_rollouts(rows, row_ids, version)
+        padded = rows.pad(row_ids, version)
         device = self.engine.device
         return MicroBatch(
             input_ids=torch.from_numpy(padded.input_ids).to(device),

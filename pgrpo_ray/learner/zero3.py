@@ -154,6 +154,14 @@ class Zero3Engine:
         """Turn dropout on or off, where the model has any; it starts off. Off again, layers are not recomputed."""
         self._engine.train(training)
 
+    @property
+    def parameters(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """What `named_weights` yields, by name: dtype (as torch names it) and shape. Gathers nothing."""
+        return {
+            name: (str(parameter.dtype).removeprefix("torch."), tuple(parameter.ds_shape))
+            for name, parameter in self._model.named_parameters()
+        }
+
     def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield (name, full parameter) in the model's order, tied ones once. Collective: every rank must drain it."""
         for chunk in self._gather_chunks():

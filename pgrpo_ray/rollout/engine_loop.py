@@ -100,6 +100,10 @@ class EngineLoop:
         """
         self._order(lambda: self._engine.load_weights(weights, version))
 
+    def order(self, what: Callable[[Any], Any]) -> Any:
+        """Have `what` called with the engine, in its thread, between two tokens; return or raise what comes of it."""
+        return self._order(lambda: what(self._engine))
+
     def close(self) -> None:
         """End the thread after the order that it is at."""
         with self._changed:

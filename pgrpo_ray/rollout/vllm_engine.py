@@ -1,4 +1,4 @@
-"""vLLM as a rollout engine. The only other file that imports vllm is `reward_model.vllm_pooling`.
+"""vLLM as a rollout engine. Beside it `reward_model.vllm_pooling` and `sync.gpu_transfer` alone import vllm.
 
 Owns: one in-process `LLMEngine`, the policy version that it serves. Does not own: text, verdicts, rewards, Ray.
 
@@ -13,12 +13,15 @@ Invariants:
 The environment that `actors.cluster.vllm_env` gives the process must be set before this module is imported.
 """
 
+import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 from vllm import EngineArgs, SamplingParams
+from vllm.config import WeightTransferConfig
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind
@@ -32,17 +35,33 @@ from pgrpo_ray.types import PromptRequest, SampledGroup
 class VllmEngine:
     """Samples groups of responses and loads new weights between tokens. Implements `protocols.RolloutEngine`."""
 
-    def __init__(self, model: str, dtype: str, section: RolloutSection, max_model_tokens: int, seed: int):
+    def __init__(
+        self,
+        model: str,
+        dtype: str,
+        section: RolloutSection,
+        max_model_tokens: int,
+        seed: int,
+        *,
+        transfer: str | None = None,
+        shares_gpu: bool = False,
+    ):
         """Load `model` (folder or hub name).
 
-        `max_model_tokens` bounds prompt plus response. `seed` must differ between workers.
+        `max_model_tokens` bounds prompt plus response. `seed` must differ between workers. `transfer`: the backend of
+        vLLM's weight transfer by which new weights will come; None: by `load_weights`. `shares_gpu`: with a process
+        whose memory is not ours to count.
         """
         self._section = section
         self._num_requests = 0
         self._running: dict[str, PromptRequest] = {}
         self._broken = ""
         self.policy_version: int | None = None
-        cache = {} if section.kv_cache_mib is None else {"kv_cache_memory_bytes": section.kv_cache_mib << 20}
+        memory: dict[str, Any] = {}
+        if section.kv_cache_mib is not None:
+            memory["kv_cache_memory_bytes"] = section.kv_cache_mib << 20
+        if shares_gpu:  # vLLM refuses to start unless this share of the GPU is free; the cache's size is given anyway
+            memory["gpu_memory_utilization"] = 0.01
         self._engine = LLMEngine.from_engine_args(
             EngineArgs(
                 model=model,
@@ -56,7 +75,8 @@ class VllmEngine:
                 logprobs_mode="processed_logprobs",
                 disable_log_stats=True,
                 seed=seed,
-                **cache,
+                weight_transfer_config=None if transfer is None else WeightTransferConfig(backend=transfer),
+                **memory,
             )
         )
         self._engine.set_weight_version("0")  # what nobody has published is the first policy
@@ -128,11 +148,7 @@ class VllmEngine:
         The tensors are copied and never written to. Raises `WeightSyncError` when a parameter is missing or unexpected,
         and whatever the iterator or vLLM raises; the engine then refuses to sample until a whole version is loaded.
         """
-        self._broken = (
-            f"the engine holds a mixture of version {version}, which failed while it was loaded, and older weights; it "
-            "does not sample until a whole version is loaded."
-        )
-        self.policy_version = None
+        self._begin(version)
         seen: set[str] = set()
 
         def noted() -> Iterator[tuple[str, torch.Tensor]]:
@@ -140,19 +156,54 @@ class VllmEngine:
                 seen.add(name)
                 yield name, tensor
 
-        try:
+        with self._nothing_kept_of_a_failure():
             self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": noted()})
-        except BaseException:
-            # vLLM 0.32.0 keeps what it has buffered of half-loaded layers, and would count it towards the next reload.
-            # Ended, each layer has the old weights, the new ones, or some of each.
-            self._engine.apply_model(partial(finalize_layerwise_reload, model_config=self._engine.model_config))
-            raise
         if seen != self.parameters.keys():
             missing, extra = sorted(self.parameters.keys() - seen), sorted(seen - self.parameters.keys())
             raise WeightSyncError(
                 f"version {version}: parameters missing {missing[:5]}, unexpected {extra[:5]} "
                 f"({len(missing)} and {len(extra)} in all). Learner and engine were started from different models."
             )
+        self._serve(version)
+
+    def open_transfer(self, init_info: dict[str, Any]) -> None:
+        """Meet the learner where `init_info` says, to be given weights by vLLM's weight transfer."""
+        self._engine.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": init_info})
+
+    def begin_transfer(self, version: int) -> None:
+        """Await the parts of a version; until `end_transfer` the engine refuses to sample."""
+        self._begin(version)
+        self._engine.collective_rpc("start_weight_update")
+
+    def receive_transfer(self, update_info: dict[str, Any]) -> None:
+        """Take a part of the version from the learner's GPU, straight into the model."""
+        with self._nothing_kept_of_a_failure():
+            self._engine.collective_rpc("update_weights", kwargs={"update_info": update_info})
+
+    def end_transfer(self, version: int) -> None:
+        """Serve the version, which has been received whole, from the next token on."""
+        self._engine.collective_rpc("finish_weight_update")
+        self._serve(version)
+
+    def _begin(self, version: int) -> None:
+        """From here until `_serve` the engine may hold a mixture."""
+        self._broken = (
+            f"the engine holds a mixture of version {version}, which failed while it was loaded, and older weights; it "
+            "does not sample until a whole version is loaded."
+        )
+        self.policy_version = None
+
+    @contextlib.contextmanager
+    def _nothing_kept_of_a_failure(self) -> Iterator[None]:
+        """vLLM 0.32.0 keeps what it has buffered of half-loaded layers, and would count it towards the next reload.
+        Ended, each layer has the old weights, the new ones, or some of each."""
+        try:
+            yield
+        except BaseException:
+            self._engine.apply_model(partial(finalize_layerwise_reload, model_config=self._engine.model_config))
+            raise
+
+    def _serve(self, version: int) -> None:
         self._engine.apply_model(_repack_tied_head)
         self._engine.reset_prefix_cache(reset_running_requests=True)
         self._engine.set_weight_version(str(version))

@@ -5,8 +5,8 @@ thread (`EngineLoop`), where the worker runs (`actors`). Emits each group when i
 starts while others sample.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -51,6 +51,10 @@ class RolloutWorker:
     def load_weights(self, weights: Iterable[tuple[str, "torch.Tensor"]], version: int) -> None:
         """Serve `version` from the next token on. What fails here leaves an engine that refuses to sample."""
         self._loop.load_weights(weights, version)
+
+    def order(self, what: Callable[[Any], Any]) -> Any:
+        """Have `what` called with the engine between two tokens, in its thread."""
+        return self._loop.order(what)
 
     def _table(self, group: SampledGroup) -> pa.Table:
         size = len(group.response_ids)

@@ -194,25 +194,26 @@ class BucketReceiver:
                 f"version {manifest.version}: {len(manifest.entries)} parameters were published, {len(arrived)} arrived"
                 f"{f', of version {versions.pop()}' if versions else ''}, and they differ."
             )
-        check_fits(manifest, self._own)
+        parameters = {entry.name: (entry.dtype, entry.shape) for entry in manifest.entries}
+        if doubled := len(manifest.entries) - len(parameters):
+            raise WeightSyncError(f"version {manifest.version}: {doubled} parameters were published twice.")
+        check_fits(manifest.version, parameters, self._own)
         self._confirmed = manifest.version
 
 
-def check_fits(manifest: Manifest, own: Parameters) -> None:
+def check_fits(version: int, published: Parameters, own: Parameters) -> None:
     """Raise `WeightSyncError` where a version does not have exactly `own` parameters: names, dtypes and shapes."""
-    published = {entry.name: (entry.dtype, entry.shape) for entry in manifest.entries}
     missing, extra = sorted(own.keys() - published.keys()), sorted(published.keys() - own.keys())
     cause = "Learner and engine were started from different models."
-    if missing or extra or len(published) != len(manifest.entries):
-        doubled = len(manifest.entries) - len(published)
+    if missing or extra:
         raise WeightSyncError(
-            f"version {manifest.version}: parameters missing {missing[:5]}, unexpected {extra[:5]} ({len(missing)} and "
-            f"{len(extra)} in all), {doubled} doubled. {cause}"
+            f"version {version}: parameters missing {missing[:5]}, unexpected {extra[:5]} ({len(missing)} and "
+            f"{len(extra)} in all). {cause}"
         )
     for name, (dtype, shape) in published.items():
         if (dtype, shape) != own[name]:
             raise WeightSyncError(
-                f"version {manifest.version}: {name} is {dtype} {list(shape)}, the engine's is {own[name][0]} "
+                f"version {version}: {name} is {dtype} {list(shape)}, the engine's is {own[name][0]} "
                 f"{list(own[name][1])}. {cause}"
             )
 

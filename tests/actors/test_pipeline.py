@@ -26,6 +26,7 @@ from pgrpo_ray.actors.spawn import Fleet
 from pgrpo_ray.algo.rewards import RULES
 from pgrpo_ray.config import parse
 from pgrpo_ray.data import arrow
+from pgrpo_ray.data.padding import TokenRows
 from pgrpo_ray.data.scalars import scalar_table, thinking_table
 from pgrpo_ray.driver import Driver
 from pgrpo_ray.errors import StageError
@@ -141,10 +142,11 @@ class SleepingLearner:
         time.sleep(self.longest_s)
         tokens = 0
         rows = pa.concat_tables(tables) if tables else None
+        tokens_of = TokenRows(tables)
         for step in share.steps:
             for places, *_ in step.passes():
                 if len(places):
-                    padded = arrow.pad_rollouts(rows, places, share.policy_version)
+                    padded = tokens_of.pad(places, share.policy_version)
                     tokens += int(padded.is_response.sum())
                 for place in places.tolist():
                     found = [rows[name][place].as_py() for name in ("problem_id", "sample_index", "versions")]

@@ -141,3 +141,27 @@ def test_local_mode_offers_the_resource_itself_and_judges_in_containers(docker_e
             assert ray.get(judging.verdicts)["sandbox"].to_pylist() == ["docker", "docker", None, "docker"]
         finally:
             pools.close(5)
+
+
+def test_rank_and_worker_of_a_pair_share_a_gpu_and_no_other():
+    """GPUs that Ray is told of and nobody uses."""
+    ray.init(address="local", num_cpus=8, num_gpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        config = parse(
+            {
+                "rollout": {"num_workers": 2, "gpus_per_worker": 1, "kv_cache_mib": 64},
+                "learner": {"num_ranks": 2, "gpus_per_rank": 1},
+                "cluster": {"colocate": True},
+            }
+        )
+        config.check()
+        pairs = spawn._share_gpus(config, 30)
+        actors = [*spawn.learner_ranks(config, "m", pairs), *spawn.rollout_workers(config, "m", pairs)]
+        visible = [actor.__ray_call__.remote(lambda _: ray.get_gpu_ids()) for actor in actors]
+        ranks_and_workers = ray.get(visible, timeout=60)
+        assert ranks_and_workers[:2] == ranks_and_workers[2:]
+        assert sorted(ranks_and_workers[:2]) == [[0], [1]]
+        with pytest.raises(EnvironmentFault, match=r"2 times a GPU and \d+ CPUs on one node"):
+            spawn._share_gpus(config, 1)  # both are taken
+    finally:
+        ray.shutdown()

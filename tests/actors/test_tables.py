@@ -9,6 +9,7 @@ import ray
 
 from pgrpo_ray.actors.cluster import actor_class, ship_tables
 from pgrpo_ray.data import arrow
+from pgrpo_ray.data.padding import TOKEN_COLUMNS, row_views
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 
@@ -19,9 +20,9 @@ ROWS, TOKENS = 64, 4000
 def token_table():
     rng = np.random.default_rng(0)
     ids = [rng.integers(0, 1000, TOKENS).astype(np.int32) for _ in range(ROWS)]
-    schema = pa.schema([arrow.ROLLOUT_SCHEMA.field(name) for name in arrow.TOKEN_COLUMNS])
+    schema = pa.schema([arrow.ROLLOUT_SCHEMA.field(name) for name in TOKEN_COLUMNS])
     logprobs = [np.zeros(TOKENS, np.float32)] * ROWS
-    return arrow.build_table(schema, dict(zip(arrow.TOKEN_COLUMNS, (ids, ids, logprobs), strict=True)))
+    return arrow.build_table(schema, dict(zip(TOKEN_COLUMNS, (ids, ids, logprobs), strict=True)))
 
 
 class Maker:
@@ -62,10 +63,10 @@ def test_a_table_is_read_where_it_lies(maker):
     first, second = ray.get(ref), ray.get(ref)
     assert first.equals(token_table())
     assert buffers(first) == buffers(second)  # two reads, one memory
-    values = arrow.flat_values(first["response_ids"])
-    assert not values.flags.writeable  # it is everyone's
+    rows = row_views([first], "response_ids")  # what the learner copies from
     place = first["response_ids"].chunk(0).values.buffers()[1].address
-    assert place <= values.ctypes.data < place + 4 * ROWS * TOKENS
+    assert [row.ctypes.data for row in rows] == [place + 4 * TOKENS * number for number in range(ROWS)]
+    assert not any(row.flags.writeable for row in rows)  # they are everyone's
 
 
 def test_columns_appended_to_what_ray_gave_share_its_memory(maker):

@@ -133,82 +133,6 @@ def test_damaged_and_missing_files_are_data_errors(tmp_path):
         arrow.read_ipc(tmp_path / "none.arrow")
 
 
-def looped(lists, width, fill, dtype):
-    """The reference: one row after another."""
-    padded = np.full((len(lists), width), fill, dtype)
-    for row, values in enumerate(lists):
-        padded[row, : len(values)] = values
-    return padded
-
-
-def test_flat_values_are_those_of_the_slice_over_all_chunks():
-    lists = [[1], [], [2, 3], [4], [5, 6, 7]]
-    whole = pa.chunked_array([pa.array(lists[:2], pa.list_(pa.int32())), pa.array(lists[2:], pa.list_(pa.int32()))])
-    assert arrow.flat_values(whole).tolist() == [1, 2, 3, 4, 5, 6, 7]
-    assert arrow.flat_values(whole.slice(1, 2)).tolist() == [2, 3]
-    assert arrow.flat_values(whole.slice(3)).tolist() == [4, 5, 6, 7]
-    assert arrow.flat_values(whole.slice(0, 0)).tolist() == []
-    assert arrow.flat_values(pa.chunked_array([], pa.list_(pa.int32()))).tolist() == []
-
-
-def sampled(prompts, responses, spans=None):
-    """A table of the columns that the learner reads; logprobs are minus the token over 128.
-
-    `spans`: (version, first token) pairs of each response; version 3 throughout where not given.
-    """
-    ids = pa.list_(pa.int32())
-    logprobs = [[-token / 128 for token in response] for response in responses]
-    spans = spans or [[(3, 0)] if response else [] for response in responses]
-    columns = [pa.array(prompts, ids), pa.array(responses, ids), pa.array(logprobs, pa.list_(pa.float32()))]
-    columns += [pa.array([[version for version, _ in row] for row in spans], pa.list_(pa.int64()))]
-    columns += [pa.array([[start for _, start in row] for row in spans], ids)]
-    return pa.Table.from_arrays(columns, names=list(arrow.LEARNER_COLUMNS))
-
-
-def random_spans(rng, length):
-    """Versions up to 3, growing along a response."""
-    starts = sorted({0, *rng.integers(0, max(1, length), 2).tolist()}) if length else []
-    return list(zip(sorted(rng.choice([1, 2, 3], len(starts), replace=False).tolist()), starts, strict=True))
-
-
-def token_versions(spans, length):
-    """The version of each token."""
-    return [[version for version, start in spans if start <= token][-1] for token in range(length)]
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_padded_rollouts_equal_a_loop_over_rows(seed):
-    rng = np.random.default_rng(seed)
-    size = int(rng.integers(1, 30))
-    # Empty prompts and responses among them.
-    prompts, responses = ([rng.integers(1, 99, rng.integers(0, 7)).tolist() for _ in range(size)] for _ in range(2))
-    spans = [random_spans(rng, len(response)) for response in responses]
-    half = size // 2
-    table = pa.concat_tables([sampled(prompts[:half], responses[:half]), sampled(prompts, responses, spans)])
-    table = table.slice(size // 2)  # leaves `size` rows behind an offset, perhaps in two chunks
-    rows = rng.permutation(size)[: int(rng.integers(1, size + 1))]
-    padded = arrow.pad_rollouts(table, rows, version=3)
-    both = [prompts[row] + responses[row] for row in rows]
-    width = max(map(len, both))
-    ones = [[0] * len(prompts[row]) + [1] * len(responses[row]) for row in rows]
-    logprobs = [[0.0] * len(prompts[row]) + [-token / 128 for token in responses[row]] for row in rows]
-    assert np.array_equal(padded.input_ids, looped(both, width, 0, np.int64))
-    assert np.array_equal(padded.is_token, looped([[1] * len(ids) for ids in both], width, 0, bool))
-    assert np.array_equal(padded.is_response, looped(ones, width, 0, bool))
-    assert np.array_equal(padded.rollout_logprobs, looped(logprobs, width, 0.0, np.float32))
-    versions = [[0] * len(prompts[row]) + token_versions(spans[row], len(responses[row])) for row in rows]
-    assert np.array_equal(padded.is_current, looped(versions, width, 0, np.int64) == 3)
-    assert (padded.input_ids.dtype, padded.rollout_logprobs.dtype) == (np.int64, np.float32)
-    assert padded.input_ids.flags.writeable  # torch.from_numpy wants that
-
-
-def test_padded_rollouts_refuse_logprobs_that_belong_to_other_tokens():
-    table = sampled([[1], [1]], [[5, 6], [7, 8]])
-    crossed = table.set_column(2, "rollout_logprobs", pa.array([[-1.0], [-1.0] * 3], pa.list_(pa.float32())))
-    with pytest.raises(ValueError, match="row 0 has 2 response tokens and 1 logprobs"):
-        arrow.pad_rollouts(crossed, np.array([0, 1]), 3)
-
-
 def test_rows_of_numpy_make_the_column_that_lists_make():
     schema = pa.schema([pa.field("ids", pa.list_(pa.int32()), nullable=False)])
     rows = [[1, 2], [], [3]]
@@ -233,25 +157,10 @@ def test_appended_columns_share_the_buffers_of_the_earlier_ones():
     assert addresses(arrow.append_columns(table, verdicts)) == addresses(table) + addresses(verdicts)
 
 
-def test_flat_values_are_a_view_of_the_column():
-    column = rollouts(5)["response_ids"]
-    values = arrow.flat_values(column.slice(2))
-    assert values.ctypes.data == column.chunk(0).values.buffers()[1].address + 4 * (1 + 2)
-
-
 def test_lengths_work_on_sliced_and_chunked_columns():
     table = pa.concat_tables([rollouts(3), rollouts(2)])
     assert arrow.list_lengths(table["response_ids"]).tolist() == [1, 2, 3, 1, 2]
     assert arrow.list_lengths(table.slice(2, 2)["response_ids"]).tolist() == [3, 1]
     assert arrow.list_lengths(table.slice(0, 0)["response_ids"]).shape == (0,)
-
-
-def test_null_lists_and_values_are_refused():
     with pytest.raises(ValueError, match="1 of 2 lists are null"):
-        arrow.flat_values(pa.array([[1], None]))
-    with pytest.raises(ValueError, match="null values"):
-        arrow.flat_values(pa.array([[1], [None]]))
-    table = sampled([[1], [2]], [[5], [6]])
-    broken = table.set_column(1, "response_ids", pa.array([[5], None], pa.list_(pa.int32())))
-    with pytest.raises(ValueError, match="1 of 2 lists are null"):
-        arrow.pad_rollouts(broken, np.array([0]), 3)
+        arrow.list_lengths(pa.array([[1], None]))

@@ -163,3 +163,32 @@ def test_a_loaded_config_cannot_be_changed():
     config = load(LOCAL)
     with pytest.raises(ValueError, match="frozen"):
         config.run.steps = 5
+
+
+ON_GPUS = {"rollout": {"gpus_per_worker": 1, "num_workers": 2}, "learner": {"gpus_per_rank": 1, "num_ranks": 2}}
+SHARED = {"rollout": ON_GPUS["rollout"] | {"kv_cache_mib": 1024}, "cluster": {"colocate": True}}
+
+
+@pytest.mark.parametrize(
+    ("values", "path", "words"),
+    [
+        ({"cluster": {"colocate": True}}, "cluster.colocate", "gpus_per_rank and rollout.gpus_per_worker 1"),
+        (SHARED | {"learner": {"gpus_per_rank": 1, "num_ranks": 1}}, "cluster.colocate", r"\(1\) and .* \(2\) must be"),
+        (ON_GPUS | {"cluster": {"colocate": True}}, "rollout.kv_cache_mib", "cannot take what is free"),
+        ({"sync": {"transport": "nccl"}}, "sync.transport", "each with one role"),
+        (ON_GPUS | SHARED | {"sync": {"transport": "nccl"}}, "sync.transport", "cluster.colocate=false"),
+        (ON_GPUS | {"sync": {"transport": "ipc"}}, "sync.transport", "cluster.colocate=true"),
+    ],
+)
+def test_gpus_that_cannot_be_shared_or_connected_are_refused(values, path, words):
+    with pytest.raises(ConfigError, match=words) as caught:
+        parse(values).check()
+    assert caught.value.path == path
+
+
+def test_gpus_that_can_be_are_counted_once():
+    split, shared = ON_GPUS | {"sync": {"transport": "nccl"}}, ON_GPUS | SHARED | {"sync": {"transport": "ipc"}}
+    for values, gpus in ((split, 4), (shared, 2)):
+        config = parse(values)
+        config.check()
+        assert config.gpus == gpus

@@ -21,7 +21,7 @@ LEVEL = (
 SEES = {"starter": {"reward_model"}}
 """Parts do not see each other, except `data`, which all may, and the starter, which trains a reward model."""
 ONLY_IN = {
-    "vllm": {"reward_model/vllm_pooling.py", "rollout/vllm_engine.py"},
+    "vllm": {"reward_model/vllm_pooling.py", "rollout/vllm_engine.py", "sync/gpu_transfer.py"},
     "deepspeed": {"learner/zero3.py"},
     "docker": {"sandbox/docker_runner.py"},
     "math_verify": {"evaluation/maths/worker.py"},

@@ -14,6 +14,7 @@ from pgrpo_ray.config.memory import (
     HEAD_CHUNK,
     ModelShape,
     activation_gib,
+    colocated,
     head_gib,
     kv_bytes_per_token,
     lacking,
@@ -130,6 +131,17 @@ def test_the_reward_server_by_hand():
     section = {"batch_size": 8, "max_length_tokens": 5120}
     plan = reward_plan(run(reward_model=section), SHAPE)
     assert parts(plan)["forward pass"] == pytest.approx(2 * 8 * 5120 * 246784 / GIB)
+
+
+def test_a_shared_gpu_holds_what_both_hold():
+    config = run(rollout={"kv_cache_mib": 10240}, cluster={"colocate": True})
+    pair = learner_plan(config, SHAPE), rollout_plan(config, SHAPE, 80)
+    both = colocated(*pair)
+    assert both.total_gib == pytest.approx(sum(plan.total_gib for plan in pair))
+    assert (both.processes, both.gpus) == (4, 1)
+    (finding,) = lacking([both], 80)[1]  # 71 and 27 GiB each fit alone
+    assert "learner rank with its rollout worker takes about" in finding
+    assert "learner.activation_checkpointing=true" in finding
 
 
 @pytest.mark.parametrize(

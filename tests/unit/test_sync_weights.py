@@ -146,7 +146,10 @@ BROKEN = {
         lambda parts: published(weights=some_weights()[1:]),
         "missing ..embed.., unexpected .. .1 and 0",
     ),
-    "a name twice": (lambda parts: published(weights=[*some_weights(), some_weights()[2]]), "1 doubled"),
+    "a name twice": (
+        lambda parts: published(weights=[*some_weights(), some_weights()[2]]),
+        "1 parameters were published twice",
+    ),
 }
 
 
