@@ -12,11 +12,13 @@ import sys
 import threading
 import time
 from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import ray
+from ray._private.internal_api import memory_summary
 from rich.console import Console
 
 from pgrpo_ray.actors.group_flow import SAMPLING
@@ -43,11 +45,12 @@ GROUP, PROMPTS, STEPS, MINI_BATCHES = 4, 3, 5, 2
 class SleepingRollout:
     """Samples each group for a random time; the version of a response's end is what is loaded by then."""
 
-    def __init__(self, seed, longest_s, even=False, ignores_the_bound=False):
+    def __init__(self, seed, longest_s, even=False, ignores_the_bound=False, tokens=2):
         self.random = random.Random(seed)
         self.longest_s = longest_s
         self.even = even
         self.ignores_the_bound = ignores_the_bound
+        self.tokens = tokens
         self.version = None
         self.dropped = set()
         self.lock = threading.Lock()
@@ -74,8 +77,8 @@ class SleepingRollout:
                     "policy_version": [first] * group_size,
                     "prompt": ["p"] * group_size,
                     "prompt_ids": [list(request.prompt_ids)] * group_size,
-                    "response_ids": [[5, request.seed % 1000]] * group_size,
-                    "rollout_logprobs": [[-1.0, -1.0]] * group_size,
+                    "response_ids": [[request.seed % 1000] * self.tokens] * group_size,
+                    "rollout_logprobs": [[-1.0] * self.tokens] * group_size,
                     "versions": [spans[0]] * group_size,
                     "version_starts": [spans[1]] * group_size,
                     "response": ["r"] * group_size,
@@ -180,10 +183,13 @@ def run_driver(tmp_path):
         even=False,
         trace=False,
         cheats=False,
+        steps=STEPS,
+        tokens=2,
+        run_log=RunLog,
     ):
         config = parse(
             {
-                "run": {"dir": str(tmp_path), "name": name, "steps": STEPS, "trace": trace},
+                "run": {"dir": str(tmp_path), "name": name, "steps": steps, "trace": trace},
                 "rollout": {"prompts_per_step": PROMPTS, "group_size": GROUP, "num_workers": 2},
                 "algo": {
                     "num_mini_batches": MINI_BATCHES,
@@ -206,10 +212,10 @@ def run_driver(tmp_path):
             pools=ExecutionPools({f"pool {n}": remote(SleepingExecution, seed, sample_s) for n in range(2)}, 8, 20.0),
             reward=GroupScorer(reward.score.remote, 20.0),
             recorder=ray.remote(num_cpus=0)(Recorder).remote(),
-            rollout=[remote(SleepingRollout, seed + n, sample_s, even, cheats) for n in range(2)],
+            rollout=[remote(SleepingRollout, seed + n, sample_s, even, cheats, tokens) for n in range(2)],
             learner=[remote(SleepingLearner, rank, learn_s) for rank in range(2)],
         )
-        log, console = RunLog(config), Console(file=io.StringIO(), width=200)
+        log, console = run_log(config), Console(file=io.StringIO(), width=200)
         opened.append((log, fleet, reward))
         encoded = {problem.id: (1, 2, 3) for problem in problems}
         driver = Driver(config, RULES["posterior"], problems, [], encoded, fleet, log, Display(console))
@@ -315,3 +321,26 @@ def test_a_trace_opens_and_tells_when_each_stage_had_work(run_driver):
         rows[event["tid"]] = event["ts"] + event["dur"]
     names = {event["tid"]: event["args"]["name"] for event in events if event["ph"] == "M"}
     assert names.keys() == rows.keys()
+
+
+class WatchedLog(RunLog):
+    """Notes what is held as each step ends: the driver's references, and objects in the object store."""
+
+    held: ClassVar[list] = []
+
+    def step(self, step, metrics):
+        super().step(step, metrics)
+        references = ray._private.worker.global_worker.core_worker.get_all_reference_counts()
+        stored = memory_summary(ray.get_runtime_context().gcs_address, stats_only=True)
+        self.held.append((len(references), int(re.search(r"(\d+) objects", stored)[1])))
+
+
+def test_two_hundred_steps_leave_no_more_in_the_object_store_than_twenty(run_driver):
+    """With responses whose tables are too large to travel inside a message, so that the object store has them."""
+    run_driver("long", staleness=2, sample_s=0.0, learn_s=0.0, steps=200, tokens=6000, run_log=WatchedLog)
+    assert len(WatchedLog.held) == 200
+    references, objects = np.array(WatchedLog.held).T
+    assert objects[:20].max() >= 2 * PROMPTS  # at least the batch at hand and the one ahead
+    for held in (references, objects):  # what is held varies with what is on its way, and with when Ray frees
+        assert held[100:].max() <= 1.5 * held[:100].max()
+        assert held[180:].mean() <= 1.3 * held[20:60].mean()
