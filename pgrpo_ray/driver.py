@@ -37,7 +37,7 @@ import numpy as np
 import pyarrow as pa
 
 from pgrpo_ray.actors import waits, weight_sync
-from pgrpo_ray.actors.group_flow import Demand, Group, GroupFlow, outstanding
+from pgrpo_ray.actors.group_flow import Demand, Group, GroupFlow, Shipment, outstanding
 from pgrpo_ray.actors.spawn import Fleet
 from pgrpo_ray.algo.advantages import term_advantages, variance_shares
 from pgrpo_ray.algo.batching import UpdatePlan, plan_update
@@ -49,7 +49,7 @@ from pgrpo_ray.data.problems import ProblemSampler
 from pgrpo_ray.data.scalars import Columns, to_columns
 from pgrpo_ray.errors import MismatchError, PgrpoError, StageError
 from pgrpo_ray.evaluation.passk import pass_at_k_interval
-from pgrpo_ray.learner.shares import share_of
+from pgrpo_ray.learner.shares import Places, share_of
 from pgrpo_ray.obs.display import HEADER, Display
 from pgrpo_ray.obs.metrics import batch_metrics
 from pgrpo_ray.obs.run_log import RunLog
@@ -83,6 +83,12 @@ class Batch:
     """Of all rollouts, group after group; reward terms and advantages included."""
     group_index: np.ndarray
     """Of each rollout, int64 [N], ascending."""
+    shipments: list[Shipment]
+    """That its groups came in."""
+    places: Places
+    """Of its rollouts in the tables of these."""
+    thinking: pa.Table
+    """Its THINKING columns."""
     shares: dict[str, float]
     """Of the advantages' variance, by reward term."""
 
@@ -186,7 +192,7 @@ class Driver:
         collected = time.monotonic()
         counts = self._fleet.pools.counts()
         metrics = batch_metrics(batch.columns, batch.group_index, self._policy_version)
-        self._write(self._log.rollouts_path(step), batch.groups, step, batch)
+        self._write(self._log.rollouts_path(step), step, batch.shipments, batch.places, batch)
         learned = self._learn(batch, step)
         seconds = time.monotonic() - started
         busy = self._timeline.take()
@@ -299,9 +305,11 @@ class Driver:
     def _reward(self, groups: list[Group]) -> Batch:
         """Compose rewards and advantages of what has been judged and scored."""
         algo = self._config.algo
-        scalars = pa.concat_tables([group.scalars for group in groups])
-        columns = to_columns(arrow.append_columns(scalars, _thinking(groups)))
-        group_index = np.repeat(np.arange(len(groups)), [group.scalars.num_rows for group in groups])
+        shipments, places = _places(groups)
+        scalars = _in_order([shipment.scalars for shipment in shipments], places)
+        thinking = _in_order([shipment.scoring.table for shipment in shipments], places)
+        columns = to_columns(arrow.append_columns(scalars, thinking))
+        group_index = np.repeat(np.arange(len(groups)), places.size)
         check_staleness(columns["policy_version"], self._policy_version, self._config.algo.max_staleness)
         signals = _signals(columns)
         _check_machinery(columns, signals)
@@ -328,7 +336,7 @@ class Driver:
             "advantage": advantages,
             "dropped": np.select([signals.failed, rewards.dropped], ["execution_error", "thinking_error"], ""),
         }
-        batch = Batch(groups, columns, group_index, variance_shares(parts))
+        batch = Batch(groups, columns, group_index, shipments, places, thinking, variance_shares(parts))
         still = ~batch.alive()[group_index] if algo.sampling_rounds > 1 else np.zeros(len(advantages), bool)
         cut = (columns["finish_reason"] == "length") & algo.mask_cut
         columns["masked"] = np.select([rewards.dropped, cut, still], ["", "cut", "no_gradient"], "")
@@ -358,12 +366,12 @@ class Driver:
                 rank,
                 advantages,
                 columns["response_length"],
-                group_index,
+                batch.places,
                 config.algo.aggregation,
                 config.rollout.max_response_tokens,
                 self._policy_version,
             )
-            rollouts = [batch.groups[index].judging.rollouts for index in share.groups]
+            rollouts = [batch.shipments[index].judging.rollouts for index in share.tables]
             updates.append(actor.update.remote(share, *rollouts))
         span = self._timeline.begin("learning", f"step {step}")
         reports = self._flow.get(updates, self._timeout_s, "learner")
@@ -401,9 +409,10 @@ class Driver:
             on_group=self._display.advance,
         )
         groups = self._flow.finish(demand)
-        columns = to_columns(pa.concat_tables([group.scalars for group in groups]))
+        shipments, places = _places(groups)
+        columns = to_columns(_in_order([shipment.scalars for shipment in shipments], places))
         check_staleness(columns["policy_version"], version, max_staleness=0)
-        self._write(self._log.evaluation_path(name), groups, self._policy_version)
+        self._write(self._log.evaluation_path(name), self._policy_version, shipments, places)
         shape = (len(groups), section.samples_per_problem)
         correct = (columns["verdict"] == Verdict.PASSED).reshape(shape).sum(axis=1)
         judged = (columns["execution_error"] == "").reshape(shape).sum(axis=1)
@@ -423,17 +432,18 @@ class Driver:
         )
         return estimate
 
-    def _write(self, path: Path, groups: list[Group], step: int, batch: Batch | None = None) -> None:
-        """Have the recorder write groups; wait for its previous write first, so at most one batch is held for it."""
+    def _write(
+        self, path: Path, step: int, shipments: list[Shipment], places: Places, batch: Batch | None = None
+    ) -> None:
+        """Have the recorder write rollouts; wait for its previous write first, so at most one batch is held for it."""
         self._finish_writing()
         metadata = {"step": str(step), "run": self._config.run.name}
-        stages = [[group.judging.rollouts for group in groups], [group.judging.verdicts for group in groups]]
+        tables = [shipment.judging.rollouts for shipment in shipments]
+        tables += [shipment.judging.verdicts for shipment in shipments]
         if batch is not None:
-            # What the driver holds goes whole: a slice a group would be serialised one by one.
-            stages += [[_thinking(groups).combine_chunks()], [_reward_table(batch.columns)]]
+            tables += [batch.thinking, _reward_table(batch.columns)]
             metadata["reward_model_version"] = self._fleet.reward.version
-        counts, tables = [len(stage) for stage in stages], [table for stage in stages for table in stage]
-        self._writing = self._fleet.recorder.write.remote(str(path), metadata, counts, *tables)
+        self._writing = self._fleet.recorder.write.remote(str(path), metadata, places.groups(), *tables)
 
     def _finish_writing(self, timeout_s: float | None = None, wait_any: waits.WaitAny | None = None) -> None:
         writing, self._writing = self._writing, None
@@ -517,9 +527,17 @@ def _check_machinery(columns: Columns, signals: Signals) -> None:
         )
 
 
-def _thinking(groups: list[Group]) -> pa.Table:
-    """The THINKING columns of a batch."""
-    return pa.concat_tables([group.scoring.table for group in groups])
+def _places(groups: list[Group]) -> tuple[list[Shipment], Places]:
+    """The shipments in which groups came, each once, and where the groups lie in their tables."""
+    number: dict[Shipment, int] = {}
+    where = [(number.setdefault(one.shipment, len(number)), one.first_row, one.size) for one in groups]
+    shipments = list(number)
+    return shipments, Places(*np.array(where).T, np.array([shipment.scalars.num_rows for shipment in shipments]))
+
+
+def _in_order(tables: list[pa.Table], places: Places) -> pa.Table:
+    """The rows of shipments' tables in the batch's order, in one piece, as pieces would be serialised one by one."""
+    return pa.concat_tables(tables).combine_chunks().take(places.in_all())
 
 
 def _reward_table(columns: Columns) -> pa.Table:

@@ -7,12 +7,18 @@ is judged at once, then scored (not queued before: an actor takes calls in order
 scoring). When judging lags, no more groups are taken, and each rollout worker stops its engine some groups later:
 nothing piles up. A group that a pool keeps for longer than it may goes to another one.
 
+Groups that a worker has finished before the driver takes any travel together, as one table, one call to a pool and one
+to the reward server (`Shipment`): where the driver keeps up that is one group, and nobody waits for another; where it
+does not, its work for each becomes less.
+
 The driver's thread alone calls this. It holds references and scalar tables.
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 from pgrpo_ray.actors import waits
@@ -23,15 +29,18 @@ from pgrpo_ray.obs.timeline import Span, Timeline
 from pgrpo_ray.types import PromptRequest
 
 STREAM_AHEAD = 4
-"""Groups that a rollout worker may have finished before the driver takes one. Ours: several can end in one engine step,
-and the driver takes one in about a millisecond."""
+"""Shipments that a rollout worker may have ready before the driver takes one. Ours: several groups can end in one
+engine step, and the driver takes one in about a millisecond."""
+TOGETHER = 4
+"""Groups that may travel together. Ours: what a call costs then is shared by four, and what a lost pool or replica
+holds up is still little. An engine lets no more lie (`rollout.engine_loop.AHEAD`)."""
 SAMPLING = "sampling"
 """Concurrency group of a rollout worker's `generate`: its calls run beside each other and beside new weights."""
 
 
 @dataclass(eq=False)
-class Group:
-    """One problem's rollouts on their way. References, plus the scalars once they are in."""
+class Shipment:
+    """Groups of one demand that travel together. References, plus the scalars once they are in."""
 
     demand: "Demand"
     judging: Judging
@@ -42,8 +51,17 @@ class Group:
     """None before the verdicts, or where scores are not asked for."""
     scalars: Any = None
     """The scalar table, None until it is in."""
-    problem_id: str = ""
-    """Empty until the scalars are in."""
+
+
+@dataclass(eq=False, slots=True)
+class Group:
+    """One problem's rollouts, which have all that they were to get."""
+
+    shipment: Shipment
+    problem_id: str
+    first_row: int
+    """Where they begin in the tables of the shipment."""
+    size: int
 
 
 @dataclass(eq=False)
@@ -63,9 +81,9 @@ class Demand:
     streams: int = 0
     """Rollout workers that are not through with it."""
     under_way: int = 0
-    """Groups that are judged or scored."""
+    """Shipments that are judged or scored."""
     came: int = 0
-    """Groups that were taken from the workers."""
+    """Groups that were done."""
     dropped: bool = False
     done: list[Group] = field(default_factory=list)
     """In the order in which they became so; whoever takes one takes it out."""
@@ -80,7 +98,7 @@ class Demand:
     @property
     def outstanding(self) -> int:
         """Groups that have not been taken out, whether done or not."""
-        return len(self.places) - self.came + self.under_way + len(self.done)
+        return len(self.places) - self.came + len(self.done)
 
 
 class GroupFlow:
@@ -104,9 +122,9 @@ class GroupFlow:
         self._timeout_s = timeout_s
         self._timeline = timeline
         self._streams: dict[Any, tuple[Demand, Span]] = {}
-        self._pending: dict[Any, Group] = {}
+        self._pending: dict[Any, Shipment] = {}
         """By the reference that each waits for."""
-        self._most = 1
+        self._most = self._together = 1
         self._looked_at = 0.0
         self._asked = 0
 
@@ -124,6 +142,7 @@ class GroupFlow:
         self._asked += 1
         places = {request.problem_id: index for index, request in enumerate(requests)}
         demand = Demand(f"demand {self._asked}", places, group_size, score, version, on_group)
+        self._bound(group_size)
         options = {
             "num_returns": "streaming",
             "concurrency_group": SAMPLING,
@@ -133,10 +152,11 @@ class GroupFlow:
             share = requests[index :: len(self._workers)]
             if not share:
                 continue
-            stream = worker.generate.options(**options).remote(share, group_size, temperature, version, demand.name)
+            stream = worker.generate.options(**options).remote(
+                share, group_size, temperature, version, demand.name, self._together
+            )
             self._streams[stream] = demand, self._timeline.begin("sampling", demand.name)
             demand.streams += 1
-        self._bound()
         return demand
 
     def finish(self, demand: Demand) -> list[Group]:
@@ -183,7 +203,7 @@ class GroupFlow:
         found = []
         for ref in ready:
             if ref in self._pending:
-                self._advance(ref, self._pending.pop(ref))
+                self._advance(self._pending.pop(ref))
             elif ref in self._streams:
                 self._take(ref)
             else:
@@ -191,85 +211,95 @@ class GroupFlow:
         return found
 
     def _take(self, stream: Any) -> None:
-        """Have what a rollout worker has ready judged, up to the bound of groups that wait."""
+        """Have what a rollout worker has ready judged, up to the bound of what may wait."""
         demand, span = self._streams[stream]
-        try:
+        with contextlib.suppress(StopIteration):
             while len(self._pending) < self._most:
                 judging = self._pools.judge(next(stream))
-                demand.came += 1
                 demand.under_way += 1
-                self._pending[judging.scalars] = Group(demand, judging, self._timeline.begin("judging", demand.name))
+                self._pending[judging.scalars] = Shipment(demand, judging, self._timeline.begin("judging", demand.name))
                 if not stream.next_ready():
-                    break
-        except StopIteration:
-            del self._streams[stream]
-            self._timeline.end(span)
-            self._bound()
-            demand.streams -= 1
-            demand.sampled_at = time.monotonic()
-            if not demand.streams and not demand.dropped and demand.came != len(demand.places):
-                raise StageError(
-                    f"rollout worker: {len(demand.places)} groups asked for, {demand.came} came.",
-                    stage="rollout worker",
-                ) from None
-
-    def _advance(self, ref: Any, group: Group) -> None:
-        """Take what a group waited for and have the next done."""
-        if group.scalars is None:
-            self._judged(group)
-        else:
-            self._scorer.answer(group.scoring, self._timeout_s)
-            if group.scoring.ref is not None:  # it is asked for again
-                self._pending[group.scoring.ref] = group
-                return
-            self._end(group)
-
-    def _judged(self, group: Group) -> None:
-        demand = group.demand
-        group.scalars = self._pools.answer(group.judging, self._timeout_s)
-        if group.scalars is None:  # its pool lost it
-            group.judging = self._pools.again(group.judging)
-            self._pending[group.judging.scalars] = group
+                    return
             return
-        if group.scalars.num_rows != demand.group_size:
-            raise StageError(
-                f"rollout worker: a group of {group.scalars.num_rows} rollouts came, {demand.group_size} were asked "
-                "for.",
-                stage="rollout worker",
-            )
-        group.problem_id = group.scalars["problem_id"][0].as_py()
-        if demand.score and not demand.dropped:
-            statement = self._statements[group.problem_id]
-            group.scoring = self._scorer.score(group.judging.rollouts, group.scalars, statement)
-            if group.scoring.ref is not None:
-                self._timeline.end(group.span)
-                group.span = self._timeline.begin("scoring", demand.name)
-                self._pending[group.scoring.ref] = group
+        del self._streams[stream]
+        self._timeline.end(span)
+        demand.streams -= 1
+        demand.sampled_at = time.monotonic()
+        self._check_all_came(demand)
+
+    def _advance(self, shipment: Shipment) -> None:
+        """Take what a shipment waited for and have the next done."""
+        if shipment.scalars is None:
+            self._judged(shipment)
+        else:
+            self._scorer.answer(shipment.scoring, self._timeout_s)
+            if shipment.scoring.ref is not None:  # it is asked for again
+                self._pending[shipment.scoring.ref] = shipment
                 return
-        self._end(group)
+            self._end(shipment)
 
-    def _end(self, group: Group) -> None:
-        """A group has all that it was to get."""
-        self._timeline.end(group.span)
-        demand = group.demand
+    def _judged(self, shipment: Shipment) -> None:
+        demand = shipment.demand
+        shipment.scalars = self._pools.answer(shipment.judging, self._timeout_s)
+        if shipment.scalars is None:  # its pool lost it
+            shipment.judging = self._pools.again(shipment.judging)
+            self._pending[shipment.judging.scalars] = shipment
+            return
+        if demand.score and not demand.dropped:
+            shipment.scoring = self._scorer.score(shipment.judging.rollouts, shipment.scalars, self._statements)
+            if shipment.scoring.ref is not None:
+                self._timeline.end(shipment.span)
+                shipment.span = self._timeline.begin("scoring", demand.name)
+                self._pending[shipment.scoring.ref] = shipment
+                return
+        self._end(shipment)
+
+    def _end(self, shipment: Shipment) -> None:
+        """The groups of a shipment have all that they were to get."""
+        self._timeline.end(shipment.span)
+        demand = shipment.demand
         demand.under_way -= 1
-        if not demand.dropped:
-            demand.done.append(group)
+        if demand.dropped:
+            return
+        row = 0
+        for problem_id, rows in groupby(shipment.scalars["problem_id"].to_pylist()):
+            size = sum(1 for _ in rows)
+            if size != demand.group_size:
+                raise StageError(
+                    f"rollout worker: a group of {size} rollouts came, {demand.group_size} were asked for.",
+                    stage="rollout worker",
+                )
+            demand.done.append(Group(shipment, problem_id, row, size))
+            demand.came += 1
             demand.on_group()
+            row += size
+        self._check_all_came(demand)
 
-    def _bound(self) -> None:
-        """How many groups may be judged or scored: as the largest groups that are asked for allow."""
-        sizes = [demand.group_size for demand, _ in self._streams.values()]
-        self._most = self._pools.max_groups(max(sizes, default=1))
+    def _check_all_came(self, demand: Demand) -> None:
+        if demand.complete and not demand.dropped and demand.came != len(demand.places):
+            raise StageError(
+                f"rollout worker: {len(demand.places)} groups asked for, {demand.came} came.", stage="rollout worker"
+            )
+
+    def _bound(self, group_size: int) -> None:
+        """How many groups may travel together, and how many shipments may be judged or scored at a time.
+
+        What the queues of all pools hold, for the largest groups that are asked for. Few enough groups travel together
+        that each pool has several shipments.
+        """
+        sizes = [group_size, *(demand.group_size for demand, _ in self._streams.values())]
+        groups = self._pools.max_groups(max(sizes))
+        self._together = max(1, min(TOGETHER, groups // (4 * len(self._pools.actors))))
+        self._most = max(1, groups // self._together)
 
     def _late(self) -> list[Any]:
-        """References of the groups that their pools should have judged long ago; looked for now and then, as a look
-        goes through all that is pending."""
+        """References of what pools should have judged long ago; looked for now and then, as a look goes through all
+        that is pending."""
         now = time.monotonic()
         if now - self._looked_at < waits.LOOK_S / 2:
             return []
         self._looked_at = now
-        unjudged = (group.judging for group in self._pending.values() if group.scalars is None)
+        unjudged = (shipment.judging for shipment in self._pending.values() if shipment.scalars is None)
         return [judging.scalars for judging in self._pools.overdue(unjudged)]
 
 

@@ -77,15 +77,17 @@ class RewardReplica:
         """Return the `ServedModel`, and for each request its list of `Scored` or its own error."""
         return self._role.served, await self._in_thread(requests)
 
-    async def score_group(self, rollouts: Any, rows: list[int], statement: str, timeout_s: float) -> Any:
-        """Return the THINKING table of a group of one problem, with scores for `rows`; others are not even read.
+    async def score_groups(self, rollouts: Any, rows: list[int], statements: list[str], timeout_s: float) -> Any:
+        """Return the THINKING table of some groups, with scores for `rows`; others are not even read.
+
+        `statements`: of each row's problem.
 
         A failure is a column, not an exception.
         """
         from pgrpo_ray.data.scalars import thinking_table
 
         reasonings = rollouts["thinking"].take(rows).to_pylist()
-        items = {row: (statement, reasoning) for row, reasoning in zip(rows, reasonings, strict=True)}
+        items = dict(zip(rows, zip(statements, reasonings, strict=True), strict=True))
         try:
             scored = await self._with_others(list(items.values()), timeout_s)
         except PgrpoError as error:
@@ -121,7 +123,7 @@ class RewardReplica:
 class RewardServer:
     """The deployment and a handle to it. `deploy`, then `wait_ready`, then ask; `close` at the end, whatever happened.
 
-    `ask_group` is for one thread, `score` for one event loop.
+    `ask_groups` is for one thread, `score` for one event loop.
     """
 
     def __init__(self, name: str, section: RewardModelSection, version: str, env: dict[str, str], drain_s: float):
@@ -195,12 +197,13 @@ class RewardServer:
         deployment = status.deployments.get(DEPLOYMENT) if status else None
         return {str(state): count for state, count in deployment.replica_states.items()} if deployment else {}
 
-    def ask_group(self, rollouts: Any, rows: list[int], statement: str, timeout_s: float) -> Any:
-        """Have `rows` of a group scored, which is given as a reference; return the reference of its THINKING table.
+    def ask_groups(self, rollouts: Any, rows: list[int], statements: list[str], timeout_s: float) -> Any:
+        """Have `rows` of a table scored, which is given as a reference; return the reference of its THINKING table.
 
+        `statements`: of each row's problem.
         Waits, and its caller with it, while no replica is there. Raises Ray's and Serve's errors, and `TimeoutError`.
         """
-        response = self._handle.score_group.remote(rollouts, rows, statement, timeout_s)
+        response = self._handle.score_groups.remote(rollouts, rows, statements, timeout_s)
         try:
             return response._to_object_ref_sync(_timeout_s=timeout_s)
         except TimeoutError:

@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +62,11 @@ class RolloutRole:
         temperature: float,
         version: int | None = None,
         name: str = "",
+        together: int = 1,
     ) -> Iterator[Any]:
-        """Yield a ROLLOUT table per group, as groups finish; see `RolloutWorker.generate`. Raises `WeightSyncError`."""
+        """Yield ROLLOUT tables as groups finish; see `RolloutWorker.generate`. Raises `WeightSyncError`."""
         with self._named():
-            yield from self._worker.generate(requests, group_size, temperature, version, name)
+            yield from self._worker.generate(requests, group_size, temperature, version, name, together)
 
     def drop(self, name: str) -> int:
         """Give up what has not ended of the calls of `generate` with that name; return how many groups that are."""
@@ -309,19 +309,22 @@ class LearnerRole:
 class RecorderRole:
     """Writes rollouts to the run's folder, so that token columns never pass through the driver."""
 
-    def write(self, path: str, metadata: dict[str, str], counts: list[int], *tables: Any) -> int:
+    def write(self, path: str, metadata: dict[str, str], groups: list[tuple[int, int, int]], *tables: Any) -> int:
         """Write a batch as one Arrow file; return its rows.
 
-        `tables` lists stage after stage, `counts` of each: all ROLLOUT tables, then all VERDICT tables, and so on. What
-        a stage's tables hold together stands in the same order in each.
+        `groups`: of each the number of its table, its first row there, and how many it has. `tables`: first all ROLLOUT
+        tables, then as many VERDICT tables, then what the driver holds of the batch, in the order of `groups`.
         """
         import pyarrow as pa
 
         from pgrpo_ray.data import arrow
         from pgrpo_ray.obs.run_log import explain_full_disk
 
-        rest = iter(tables)
-        whole = arrow.append_columns(*(pa.concat_tables(list(islice(rest, count))) for count in counts))
+        count = 1 + max(number for number, _, _ in groups)
+        stages = (tables[:count], tables[count : 2 * count])
+        # Slices, as bringing the rows together would copy the texts of all of them.
+        pieces = [pa.concat_tables([stage[n].slice(row, size) for n, row, size in groups]) for stage in stages]
+        whole = arrow.append_columns(*pieces, *tables[2 * count :])
         with explain_full_disk(Path(path).parent):
             arrow.write_ipc(Path(path), whole, metadata)
         return whole.num_rows

@@ -1,13 +1,13 @@
 """The thinking scores of groups, as the driver asks for them.
 
-`score` hands a judged group to the reward server and returns at once; the driver waits for `Scoring.ref` among its
-other references and takes the table with `answer`. A group whose replica died is asked for again while its deadline
-lasts; after it, the rows to score carry the first cause as an error. So every group is answered. A group without such
-rows is answered here: where the gate is closed nobody needs to be asked.
+`score` hands a judged table of groups to the reward server and returns at once; the driver waits for `Scoring.ref`
+among its other references and takes the scores with `answer`. A table whose replica died is asked for again while its
+deadline lasts; after it, the rows to score carry the first cause as an error. So every group is answered. A table
+without such rows is answered here: where the gate is closed nobody needs to be asked.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,17 +27,17 @@ RETRY_PAUSE_S = 0.1
 
 @dataclass(eq=False)
 class Scoring:
-    """A group that is being scored. References only, until it is done."""
+    """Groups that are scored together. References only, until they are done."""
 
     rollouts: Any
     """The ROLLOUT table."""
     num_rows: int
     rows: list[int]
     """Whose reasoning is to be scored."""
-    statement: str
-    """The problem's, as the reward model reads it (no chat template)."""
+    statements: list[str]
+    """Of their problems, as the reward model reads them (no chat template)."""
     deadline: float
-    """After it the group is not asked for again, monotonic seconds."""
+    """After it nobody is asked again, monotonic seconds."""
     ref: Any = None
     """Of the THINKING table; None once `table` is there."""
     table: Any = None
@@ -49,20 +49,27 @@ class GroupScorer:
     """The driver's handle of the reward server. For one thread."""
 
     def __init__(
-        self, ask: Callable[[Any, list[int], str, float], Any] | None, deadline_s: float, scored: Scored = "passers"
+        self,
+        ask: Callable[[Any, list[int], list[str], float], Any] | None,
+        deadline_s: float,
+        scored: Scored = "passers",
     ):
-        """`ask` is `RewardServer.ask_group` or has its shape, None where nobody is `scored`; `deadline_s` bounds the
-        scoring of one group."""
+        """`ask` is `RewardServer.ask_groups` or has its shape, None where nobody is `scored`; `deadline_s` bounds the
+        scoring of one table."""
         self._ask = ask
         self._deadline_s = deadline_s
         self._scored = scored
         self.version = ""
         """Of the reward model, for the record; set by who starts the server."""
 
-    def score(self, rollouts: Any, scalars: Any, statement: str) -> Scoring:
-        """Have a judged group scored: its rollouts' reference and its scalar table. All is in when `ref` is None."""
-        deadline = time.monotonic() + self._deadline_s
-        scoring = Scoring(rollouts, scalars.num_rows, self._rows(scalars), statement, deadline)
+    def score(self, rollouts: Any, scalars: Any, statements: Mapping[str, str]) -> Scoring:
+        """Have judged groups scored, given as the reference of their rollouts and their scalar table.
+
+        `statements`: by problem id. All is in when `ref` is None.
+        """
+        deadline, rows = time.monotonic() + self._deadline_s, self._rows(scalars)
+        ids = scalars["problem_id"].to_pylist() if rows else []
+        scoring = Scoring(rollouts, scalars.num_rows, rows, [statements[ids[row]] for row in rows], deadline)
         if scoring.rows:
             self._submit(scoring)
         else:
@@ -78,9 +85,9 @@ class GroupScorer:
         return [row for row, well_formed in enumerate(scalars["format_ok"].to_pylist()) if well_formed]
 
     def answer(self, scoring: Scoring, timeout_s: float) -> Any:
-        """Return the THINKING table of a group that is ready, or None where it is asked for again (`ref` is new).
+        """Return the THINKING table of groups that are ready, or None where it is asked for again (`ref` is new).
 
-        Raises the rollout worker's error where the group came broken, and `StageError` for a defect of the server's.
+        Raises the rollout worker's error where they came broken, and `StageError` for a defect of the server's.
         """
         try:
             scoring.table, scoring.ref = ray.get(scoring.ref, timeout=timeout_s), None
@@ -95,13 +102,13 @@ class GroupScorer:
     def _submit(self, scoring: Scoring) -> None:
         """Ask, or give up with the first cause.
 
-        Raises `StageError` when a group's whole deadline brought no replica: the next groups would wait as long.
+        Raises `StageError` when a whole deadline brought no replica: the next groups would wait as long.
         """
         scoring.ref = None
         left = scoring.deadline - time.monotonic()
         if left > 0:
             try:
-                scoring.ref = self._ask(scoring.rollouts, scoring.rows, scoring.statement, left)
+                scoring.ref = self._ask(scoring.rollouts, scoring.rows, scoring.statements, left)
                 return
             except TimeoutError as error:
                 if not scoring.cause:

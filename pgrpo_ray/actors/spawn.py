@@ -146,7 +146,7 @@ def _spawn(
     else:
         actors.reward_server = _reward_server(config, models.reward_model)
         actors.reward_server.deploy()
-        actors.reward = GroupScorer(actors.reward_server.ask_group, config.reward_model.deadline_s, scored)
+        actors.reward = GroupScorer(actors.reward_server.ask_groups, config.reward_model.deadline_s, scored)
 
     first = actors.learner[0]
     host, port = waits.get([first.__ray_call__.remote(node_address), first.free_port.remote()], timeout_s, "learner")

@@ -66,7 +66,7 @@ class LearnerWorker:
     def update(self, tables: Sequence[pa.Table], share: RankShare) -> dict[str, float]:
         """Run one optimizer step per mini-batch of `share`; return statistics reduced over ranks.
 
-        `tables` are the ROLLOUT tables of `share.groups`, in that order. Collective. Returned keys: see `_report`.
+        `tables` are the ROLLOUT tables of `share.tables`, in that order. Collective. Returned keys: see `_report`.
         """
         started = time.monotonic()
         rows = TokenRows(tables)

@@ -63,8 +63,11 @@ class EngineLoop:
         temperature: float,
         version: int | None = None,
         name: str = "",
-    ) -> Iterator[SampledGroup]:
+        together: int = 1,
+    ) -> Iterator[list[SampledGroup]]:
         """Yield one group per request, as they end; fewer where `drop(name)` is called meanwhile.
+
+        At once come those that have ended when the caller asks, up to `together`: one where the caller keeps up.
 
         `version`: of the policy that the caller believes to be loaded when sampling begins; None: whichever is. Raises
         `WeightSyncError` when another one is, also where none was ever published.
@@ -83,8 +86,8 @@ class EngineLoop:
 
         try:
             self._order(begin)
-            while (group := self._next(call)) is not None:
-                yield group
+            while groups := self._next(call, together):
+                yield groups
         finally:  # a consumer that stops early must not leave requests to others
             if call.open and not self._ending:
                 self._order(lambda: self._forget([call]))
@@ -118,16 +121,16 @@ class EngineLoop:
             self._changed.notify_all()
         return done.result()
 
-    def _next(self, call: _Call) -> SampledGroup | None:
-        """Wait for the next group of a call; None when there will be none."""
+    def _next(self, call: _Call, most: int) -> list[SampledGroup]:
+        """Wait for the next group of a call; return it with those that are there; none when there will be none."""
         with self._changed:
             self._changed.wait_for(lambda: call.ended or call.error or not call.open)
             if call.ended:
                 self._changed.notify_all()  # there may be room to go on
-                return call.ended.popleft()
+                return [call.ended.popleft() for _ in range(min(most, len(call.ended)))]
             if call.error:
                 raise call.error
-            return None
+            return []
 
     def _run(self) -> None:
         while True:

@@ -1,8 +1,8 @@
-"""The rollout worker: requests in, one Arrow table per finished group out.
+"""The rollout worker: requests in, Arrow tables of finished groups out.
 
 Owns: the text view of a rollout and its parsing. Does not own: how tokens are sampled (`RolloutEngine`) and in which
 thread (`EngineLoop`), where the worker runs (`actors`). Emits each group when its last response ends, so that execution
-starts while others sample.
+starts while others sample; groups that end while nobody takes them travel together.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -39,10 +39,12 @@ class RolloutWorker:
         temperature: float,
         version: int | None = None,
         name: str = "",
+        together: int = 1,
     ) -> Iterator[pa.Table]:
-        """Yield one table of `group_size` rows per request, in the order in which groups finish; see `EngineLoop`."""
-        for group in self._loop.generate(requests, group_size, temperature, version, name):
-            yield self._table(group)
+        """Yield `group_size` rows per request, group after group as they finish, in tables of up to `together` groups;
+        see `EngineLoop`."""
+        for groups in self._loop.generate(requests, group_size, temperature, version, name, together):
+            yield self._table(groups)
 
     def drop(self, name: str) -> int:
         """Give up what has not ended of the calls of `generate` with that name; return how many groups that are."""
@@ -56,24 +58,27 @@ class RolloutWorker:
         """Have `what` called with the engine between two tokens, in its thread."""
         return self._loop.order(what)
 
-    def _table(self, group: SampledGroup) -> pa.Table:
-        size = len(group.response_ids)
-        texts = [self._tokenizer.decode(ids, skip_special_tokens=True) for ids in group.response_ids]
+    def _table(self, groups: Sequence[SampledGroup]) -> pa.Table:
+        ids = [ids for group in groups for ids in group.response_ids]
+        spans = [spans for group in groups for spans in group.versions]
+        texts = [self._tokenizer.decode(response, skip_special_tokens=True) for response in ids]
         parsed = [parse(text) for text in texts]
+        requests = [group.request for group in groups for _ in group.response_ids]
+        prompts = {group.request.prompt_ids: self._tokenizer.decode(group.request.prompt_ids) for group in groups}
         return arrow.build_table(
             arrow.ROLLOUT_SCHEMA,
             {
-                "problem_id": [group.request.problem_id] * size,
-                "sample_index": list(range(size)),
-                "policy_version": [spans[0][0] for spans in group.versions],
-                "prompt": [self._tokenizer.decode(group.request.prompt_ids)] * size,
-                "prompt_ids": [list(group.request.prompt_ids)] * size,
-                "response_ids": list(group.response_ids),
-                "rollout_logprobs": list(group.rollout_logprobs),
-                "versions": [[version for version, _ in spans] for spans in group.versions],
-                "version_starts": [[start for _, start in spans] for spans in group.versions],
+                "problem_id": [request.problem_id for request in requests],
+                "sample_index": [index for group in groups for index in range(len(group.response_ids))],
+                "policy_version": [versions[0][0] for versions in spans],
+                "prompt": [prompts[request.prompt_ids] for request in requests],
+                "prompt_ids": [list(request.prompt_ids) for request in requests],
+                "response_ids": ids,
+                "rollout_logprobs": [logprobs for group in groups for logprobs in group.rollout_logprobs],
+                "versions": [[version for version, _ in versions] for versions in spans],
+                "version_starts": [[start for _, start in versions] for versions in spans],
                 "response": texts,
-                "finish_reason": list(group.finish_reasons),
+                "finish_reason": [reason for group in groups for reason in group.finish_reasons],
                 "format_ok": [p.format_ok for p in parsed],
                 "thinking": [p.thinking for p in parsed],
                 "program": [p.program for p in parsed],

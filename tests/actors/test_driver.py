@@ -52,7 +52,7 @@ class ScriptedRollout:
         self.ledger = ledger
         self.meets_it = index == 1
 
-    def generate(self, requests, group_size, temperature, version, name):
+    def generate(self, requests, group_size, temperature, version, name, together):
         assert version == self.version
         if self.mood == "samples with old weights" and self.meets_it:
             version = 0
@@ -161,8 +161,8 @@ class ScriptedReward:
     def __init__(self, mood="normal"):
         self.mood = mood
 
-    def score(self, rollouts, rows, statement, timeout_s):
-        assert statement == "?"
+    def score(self, rollouts, rows, statements, timeout_s):
+        assert statements == ["?"] * len(rows)
         if self.mood == "has no scores":
             return thinking_table(rollouts.num_rows, {}, dict.fromkeys(rows, "no number"))
         return thinking_table(rollouts.num_rows, dict.fromkeys(rows, 0.5))

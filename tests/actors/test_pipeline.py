@@ -40,6 +40,8 @@ pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test module by name
 GROUP, PROMPTS, STEPS, MINI_BATCHES = 4, 3, 5, 2
+QUEUE = 64
+"""Programs: room enough for groups to travel together."""
 
 
 class SleepingRollout:
@@ -56,38 +58,46 @@ class SleepingRollout:
         self.lock = threading.Lock()
         self.asked = self.gave = 0
 
-    def generate(self, requests, group_size, temperature, version, name):
+    def generate(self, requests, group_size, temperature, version, name, together):
         assert version == self.version
         with self.lock:
             self.asked += len(requests)
             requests = self.random.sample(requests, len(requests))
+        ready, wanted = [], 1
         for request in requests:
             first = 0 if self.ignores_the_bound else self.version
             time.sleep(self.longest_s * (1 if self.even else self.random.random()))
             if name in self.dropped:
                 return
-            last = self.version
-            spans = ([first], [0]) if first == last else ([first, last], [0, 1])
             self.gave += 1
-            yield arrow.build_table(
-                arrow.ROLLOUT_SCHEMA,
-                {
-                    "problem_id": [request.problem_id] * group_size,
-                    "sample_index": list(range(group_size)),
-                    "policy_version": [first] * group_size,
-                    "prompt": ["p"] * group_size,
-                    "prompt_ids": [list(request.prompt_ids)] * group_size,
-                    "response_ids": [[request.seed % 1000] * self.tokens] * group_size,
-                    "rollout_logprobs": [[-1.0] * self.tokens] * group_size,
-                    "versions": [spans[0]] * group_size,
-                    "version_starts": [spans[1]] * group_size,
-                    "response": ["r"] * group_size,
-                    "finish_reason": ["stop"] * group_size,
-                    "format_ok": [True] * group_size,
-                    "thinking": ["t"] * group_size,
-                    "program": ["x"] * group_size,
-                },
-            )
+            ready.append(self.group(request, group_size, first, self.version))
+            if len(ready) == wanted:
+                yield pa.concat_tables(ready)
+                ready, wanted = [], self.random.randint(1, together)
+        if ready:
+            yield pa.concat_tables(ready)
+
+    def group(self, request, group_size, first, last):
+        spans = ([first], [0]) if first == last else ([first, last], [0, 1])
+        return arrow.build_table(
+            arrow.ROLLOUT_SCHEMA,
+            {
+                "problem_id": [request.problem_id] * group_size,
+                "sample_index": list(range(group_size)),
+                "policy_version": [first] * group_size,
+                "prompt": ["p"] * group_size,
+                "prompt_ids": [list(request.prompt_ids)] * group_size,
+                "response_ids": [[request.seed % 1000] * self.tokens] * group_size,
+                "rollout_logprobs": [[-1.0] * self.tokens] * group_size,
+                "versions": [spans[0]] * group_size,
+                "version_starts": [spans[1]] * group_size,
+                "response": ["r"] * group_size,
+                "finish_reason": ["stop"] * group_size,
+                "format_ok": [True] * group_size,
+                "thinking": ["t"] * group_size,
+                "program": ["x"] * group_size,
+            },
+        )
 
     def drop(self, name):
         self.dropped.add(name)
@@ -129,7 +139,7 @@ class SleepingReward:
         self.random = random.Random(seed)
         self.longest_s = longest_s
 
-    def score(self, rollouts, rows, statement, timeout_s):
+    def score(self, rollouts, rows, statements, timeout_s):
         time.sleep(self.random.random() * self.longest_s)
         lost = {row: "no number" for row in rows if self.random.random() < 0.1}
         return thinking_table(rollouts.num_rows, {row: 0.5 for row in rows if row not in lost}, lost)
@@ -209,7 +219,9 @@ def run_driver(tmp_path):
 
         reward = remote(SleepingReward, seed, sample_s)
         fleet = Fleet(
-            pools=ExecutionPools({f"pool {n}": remote(SleepingExecution, seed, sample_s) for n in range(2)}, 8, 20.0),
+            pools=ExecutionPools(
+                {f"pool {n}": remote(SleepingExecution, seed, sample_s) for n in range(2)}, QUEUE, 20.0
+            ),
             reward=GroupScorer(reward.score.remote, 20.0),
             recorder=ray.remote(num_cpus=0)(Recorder).remote(),
             rollout=[remote(SleepingRollout, seed + n, sample_s, even, cheats, tokens) for n in range(2)],

@@ -169,9 +169,9 @@ def group(verdicts, rollout_table):
 
 
 def test_the_driver_gets_thinking_tables_by_handle_and_only_passers_have_scores(server, scorer, rollout_table):
-    groups = GroupScorer(server.ask_group, 30.0)
+    groups = GroupScorer(server.ask_groups, 30.0)
     tables = group([Verdict.PASSED, Verdict.WRONG_ANSWER, None, Verdict.PASSED], rollout_table)
-    scoring = groups.score(*tables, "the statement")
+    scoring = groups.score(*tables, {"echo": "the statement"})
     assert ray.wait([scoring.ref], timeout=30)[0]
     rewards = groups.answer(scoring, 30)["thinking_reward"].to_pylist()
     (expected,) = scorer.score([("the statement", "t")])
@@ -179,7 +179,7 @@ def test_the_driver_gets_thinking_tables_by_handle_and_only_passers_have_scores(
 
 
 def test_a_group_without_passers_asks_nobody(rollout_table, local_ray):
-    scoring = GroupScorer(None, 30.0).score(*group([Verdict.WRONG_ANSWER, None], rollout_table), "?")
+    scoring = GroupScorer(None, 30.0).score(*group([Verdict.WRONG_ANSWER, None], rollout_table), {"echo": "?"})
     assert scoring.ref is None
     assert scoring.table.to_pylist() == [{"thinking_reward": None, "thinking_error": None}] * 2
 
@@ -189,7 +189,7 @@ def test_everyone_with_reasoning_is_scored_where_the_rule_asks_for_it(rollout_ta
     tables = group([Verdict.WRONG_ANSWER, None, Verdict.PASSED], rollout_table)
     for scored in ("none", "passers", "all"):
         ask = lambda _, rows, *__: asked.append(rows) or "a reference"  # noqa: E731
-        GroupScorer(ask, 30.0, scored).score(*tables, "?")
+        GroupScorer(ask, 30.0, scored).score(*tables, {"echo": "?"})
     assert asked == [[2], [0, 2]]
 
 
@@ -198,7 +198,7 @@ def test_a_server_without_replicas_ends_the_run_after_one_deadline(rollout_table
         raise TimeoutError
 
     with pytest.raises(StageError, match=r"no replica within reward_model\.deadline_s=30 s"):
-        GroupScorer(ask, 30.0).score(*group([Verdict.PASSED], rollout_table), "?")
+        GroupScorer(ask, 30.0).score(*group([Verdict.PASSED], rollout_table), {"echo": "?"})
 
 
 class Dying:
@@ -207,7 +207,7 @@ class Dying:
     def __init__(self, deaths):
         self.deaths = deaths
 
-    def score(self, rollouts, rows, statement, timeout_s):
+    def score(self, rollouts, rows, statements, timeout_s):
         if self.deaths:
             os._exit(1)
         return thinking_table(rollouts.num_rows, {0: 0.5})
@@ -222,7 +222,7 @@ def test_a_group_whose_replica_dies_goes_to_another_until_its_deadline(local_ray
         return replicas[-1].score.remote(*args)
 
     groups = GroupScorer(ask, seconds)
-    scoring = groups.score(*group([Verdict.PASSED, Verdict.WRONG_ANSWER], rollout_table), "?")
+    scoring = groups.score(*group([Verdict.PASSED, Verdict.WRONG_ANSWER], rollout_table), {"echo": "?"})
     while scoring.ref is not None:
         ray.wait([scoring.ref], timeout=30)
         groups.answer(scoring, 30)

@@ -14,7 +14,7 @@ from pgrpo_ray.actors.roles import LearnerRole
 from pgrpo_ray.algo.batching import plan_update
 from pgrpo_ray.config import parse
 from pgrpo_ray.data.arrow import ROLLOUT_SCHEMA, build_table, list_lengths
-from pgrpo_ray.learner.shares import share_of
+from pgrpo_ray.learner.shares import Places, share_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.deepspeed]
 
@@ -147,12 +147,14 @@ def updates(path, batch, config, num_updates=1, micro_batch_tokens=4096, save_af
         port = ray.get(ranks[0].free_port.remote())
         ray.get([actor.join.remote(rank, "127.0.0.1", port) for rank, actor in enumerate(ranks)], timeout=120)
         aggregation, reports = config.algo.aggregation, []
+        numbers, sizes = np.arange(GROUPS), np.full(GROUPS, SIZE)
+        places = Places(numbers, 0 * numbers, sizes, sizes)
         shares = [
-            share_of(plan, rank, advantages, responses, group_index, aggregation, LONGEST) for rank in range(num_ranks)
+            share_of(plan, rank, advantages, responses, places, aggregation, LONGEST) for rank in range(num_ranks)
         ]
         for number in range(num_updates):
             running = [
-                actor.update.remote(share, *[tables[group] for group in share.groups])
+                actor.update.remote(share, *[tables[table] for table in share.tables])
                 for actor, share in zip(ranks, shares, strict=True)
             ]
             reports.append(ray.get(running, timeout=120)[0])

@@ -23,8 +23,7 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM
 
 from pgrpo_ray import launch, preflight
-from pgrpo_ray.actors.group_flow import Demand, Group
-from pgrpo_ray.actors.pools import Judging
+from pgrpo_ray.actors.group_flow import Demand, Group, Shipment
 from pgrpo_ray.actors.spawn import fleet, ray_session
 from pgrpo_ray.config import RunConfig, StarterSection, load
 from pgrpo_ray.data import arrow
@@ -225,18 +224,15 @@ class StageByStage(Driver):
     def _collect(self, step):
         demand = self._asked.popleft()
         workers, pools, scorer = self._fleet.rollout, self._fleet.pools, self._fleet.reward
-        groups = [Group(demand, Judging(ref, None, None, (), 0.0, 0.0), None) for ref in self.sampled]
-        for group in groups:
-            group.judging = pools.judge(group.judging.rollouts)
-        for group in groups:
-            group.scalars = pools.answer(group.judging, 60)
-            group.problem_id = group.scalars["problem_id"][0].as_py()
-        for group in groups:
-            statement = self.statements[group.problem_id]
-            group.scoring = scorer.score(group.judging.rollouts, group.scalars, statement)
-            if group.scoring.ref is not None:
-                scorer.answer(group.scoring, 60)
+        alone = [Shipment(demand, pools.judge(ref), None) for ref in self.sampled]
+        for one in alone:
+            one.scalars = pools.answer(one.judging, 60)
+        for one in alone:
+            one.scoring = scorer.score(one.judging.rollouts, one.scalars, self.statements)
+            if one.scoring.ref is not None:
+                scorer.answer(one.scoring, 60)
         assert len(workers) == 1
+        groups = [Group(one, one.scalars["problem_id"][0].as_py(), 0, one.scalars.num_rows) for one in alone]
         groups.sort(key=lambda group: demand.places[group.problem_id])
         return self._reward(groups), time.monotonic()
 

@@ -1,5 +1,6 @@
 """The engine's thread: groups, weights and giving up at the same time, and errors that reach whoever waits."""
 
+import itertools
 import threading
 import time
 from typing import ClassVar
@@ -81,17 +82,30 @@ def loop():
     assert not made._thread.is_alive()
 
 
+def sampled(loop, *args):
+    """One group after another."""
+    return itertools.chain.from_iterable(loop.generate(*args))
+
+
+def test_groups_that_end_while_nobody_takes_them_come_together(loop):
+    stream = loop.generate(requests(1, 2, 2, 2, 3), 1, 1.0, 0, together=2)
+    names = [[group.request.problem_id for group in next(stream)]]
+    time.sleep(0.2)  # the rest ends meanwhile
+    names += [[group.request.problem_id for group in groups] for groups in stream]
+    assert names == [["p0"], ["p1", "p2"], ["p3", "p4"]]
+
+
 def test_groups_come_as_they_end_and_one_thread_touches_the_engine(loop):
-    names = [group.request.problem_id for group in loop.generate(requests(9, 3, 6), 2, 1.0, 0)]
+    names = [group.request.problem_id for group in sampled(loop, requests(9, 3, 6), 2, 1.0, 0)]
     assert names == ["p1", "p2", "p0"]
     loop.load_weights([], 1)
-    assert [len(group.response_ids) for group in loop.generate(requests(1), 4, 1.0, 1)] == [4]
+    assert [len(group.response_ids) for group in sampled(loop, requests(1), 4, 1.0, 1)] == [4]
     assert len(loop._engine.threads) == 1 and threading.get_ident() not in loop._engine.threads
 
 
 def test_new_weights_reach_responses_that_are_half_sampled(loop):
     found = []
-    thread = threading.Thread(target=lambda: found.extend(loop.generate(requests(5, 200), 1, 1.0, 0)))
+    thread = threading.Thread(target=lambda: found.extend(sampled(loop, requests(5, 200), 1, 1.0, 0)))
     thread.start()
     while not found:
         time.sleep(0.001)
@@ -106,8 +120,8 @@ def test_new_weights_reach_responses_that_are_half_sampled(loop):
 def test_calls_share_the_engine_and_one_is_dropped_by_name(loop):
     kept, dropped = [], []
     threads = [
-        threading.Thread(target=lambda: kept.extend(loop.generate(requests(100, 100), 1, 1.0, 0, "kept"))),
-        threading.Thread(target=lambda: dropped.extend(loop.generate(requests(2, 10**6), 1, 1.0, 0, "dropped"))),
+        threading.Thread(target=lambda: kept.extend(sampled(loop, requests(100, 100), 1, 1.0, 0, "kept"))),
+        threading.Thread(target=lambda: dropped.extend(sampled(loop, requests(2, 10**6), 1, 1.0, 0, "dropped"))),
     ]
     for thread in threads:
         thread.start()
@@ -132,7 +146,7 @@ def test_a_caller_that_stops_early_leaves_nothing_behind(loop):
 
 
 def test_what_nobody_takes_stops_the_engine_and_weights_still_load(loop):
-    stream = loop.generate(requests(*range(1, 40)), 1, 1.0, 0)
+    stream = sampled(loop, requests(*range(1, 40)), 1, 1.0, 0)
     first = next(stream)
     time.sleep(0.2)
     stopped = loop._engine.steps
@@ -148,7 +162,7 @@ def test_an_error_of_the_engine_reaches_everyone_who_waits(loop):
 
     def ask():
         try:
-            list(loop.generate(requests(10**6), 1, 1.0, 0))
+            list(sampled(loop, requests(10**6), 1, 1.0, 0))
         except ZeroDivisionError as error:
             errors.append(error)
 
@@ -162,7 +176,7 @@ def test_an_error_of_the_engine_reaches_everyone_who_waits(loop):
         thread.join(10)
     assert len(errors) == 2
     loop._engine.fault = None
-    assert len(list(loop.generate(requests(1), 1, 1.0, 0))) == 1
+    assert len(list(sampled(loop, requests(1), 1, 1.0, 0))) == 1
 
 
 def test_weights_that_do_not_load_end_the_calls_that_are_open(loop):
@@ -170,7 +184,7 @@ def test_weights_that_do_not_load_end_the_calls_that_are_open(loop):
 
     def ask():
         try:
-            list(loop.generate(requests(10**6), 1, 1.0, 0))
+            list(sampled(loop, requests(10**6), 1, 1.0, 0))
         except WeightSyncError as error:
             errors.append(error)
 
