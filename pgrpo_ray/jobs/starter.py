@@ -11,7 +11,6 @@ from pgrpo_ray.config import StarterSection
 from pgrpo_ray.errors import ConfigError
 from pgrpo_ray.obs.disk import explain_full_disk
 from pgrpo_ray.starter.artifacts import PARTS, StarterPaths, ensure_starter
-from pgrpo_ray.starter.maths.artifacts import ensure_maths_starter
 
 CODE = ("code",)
 FAMILIES = ("code", "maths")
@@ -35,10 +34,9 @@ def make_starter(
         stage(f"making the starter's {part.replace('_', ' ')}: {100 * done:.0f} %")
         progress((parts.index(part) + done) / len(parts))
 
-    ensure = ensure_maths_starter if section.family == "maths" else ensure_starter
     cache = preflight.cache_folder()
     with explain_full_disk(cache):
-        return ensure(section, cache, tell)
+        return ensure_starter(section, cache, tell)
 
 
 def check_family(section: StarterSection, families: Collection[str] = CODE) -> None:

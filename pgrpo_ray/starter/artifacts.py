@@ -1,13 +1,16 @@
 """Make the starter once and keep it: problems, policy and reward model under one content key.
 
-Owns the cache and the order of the parts. Each heavy part runs in a child process (`python -m pgrpo_ray.starter`), one
-after the other, because the reward model starts from the policy's weights; the caller's process imports neither torch
-nor transformers here. Built in a temporary folder beside the cache and renamed, so a folder of that name is always
-whole; two builders at once both succeed, and the later one uses the earlier one's folder. The caller waits for the
-child by reading its output; a child that ends or is killed closes it. On any exception, Ctrl-C included, the child is
-stopped and the temporary folder removed.
+Owns the cache and the order of the parts, for both families. Each heavy part runs in a child process (`python -m
+pgrpo_ray.starter`), one after the other, because the reward model starts from the policy's weights; the caller's
+process imports neither torch nor transformers here. Built in a temporary folder beside the cache and renamed, so a
+folder of that name is always whole. Of several builders one builds and the others wait for it, as they would take each
+other's processors (where the file system has no locks all build, and the first one's folder serves). The caller waits
+for the child by reading its output; a child that ends or is killed closes it. On any exception, Ctrl-C included, the
+child is stopped and the temporary folder removed.
 """
 
+import contextlib
+import fcntl
 import hashlib
 import importlib.metadata
 import json
@@ -17,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,18 +28,45 @@ from typing import Any
 import pgrpo_ray
 from pgrpo_ray.config import StarterSection
 from pgrpo_ray.errors import ConfigError, EnvironmentFault
-from pgrpo_ray.starter.problems import generate, generate_apart, write_jsonl
+from pgrpo_ray.starter import problems
+from pgrpo_ray.starter.maths import problems as maths_problems
 
 WARMUP_PROBLEMS = 12000
 """Problems for the warm start and the reward model, apart from the held-out ones."""
 PARTS = ("policy", "reward_model")
 _LIBRARIES = ("torch", "transformers", "tokenizers")
-_SOURCES = (
-    *("starter/*.py", "reward_model/calibration.py", "reward_model/model.py", "reward_model/train.py"),
-    "algo/preferences.py",
-)
-"""What decides the artifacts, not what is done with them: another judge or server makes no other starter."""
 _LOG_TAIL = 2000
+
+
+@dataclass(frozen=True)
+class Family:
+    """What differs between the starter's families."""
+
+    name: str
+    """Of its folders in the cache, before the key."""
+    module: str
+    """Run with a part's name."""
+    problems: Any
+    """The module that generates its problems."""
+    label: str
+    """Before the names of its problems."""
+    sources: tuple[str, ...]
+    """What decides the artifacts, not what is done with them: another judge or server makes no other starter. A family
+    has a key of its own, so that a change of one makes no starter of the other anew."""
+
+
+_TRAINING = ("reward_model/calibration.py", "reward_model/model.py", "reward_model/train.py", "algo/preferences.py")
+_OF_BOTH = ("parts.py", "policy.py", "products.py", "proofreading.py", "tokenizer.py", "demonstrations.py")
+FAMILIES = {
+    "code": Family("starter", "pgrpo_ray.starter", problems, "", ("starter/*.py", *_TRAINING)),
+    "maths": Family(
+        "starter-maths",
+        "pgrpo_ray.starter.maths",
+        maths_problems,
+        "maths-",
+        ("starter/maths/*.py", *(f"starter/{name}" for name in _OF_BOTH), *_TRAINING),
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,16 +113,32 @@ def ensure_starter(
     """
     cache = Path(cache_dir)
     cache.mkdir(parents=True, exist_ok=True)
-    final = cache / f"starter-{content_key(section)}"
-    if not final.exists():
-        building = Path(tempfile.mkdtemp(prefix=".starter-", dir=cache))
-        try:
-            _build(section, building, on_progress)
-            building.chmod(0o755)  # mkdtemp's 0700 would lock other users out of a shared cache
-            _publish(building, final)
-        finally:
-            shutil.rmtree(building, ignore_errors=True)
+    final = cache / f"{FAMILIES[section.family].name}-{content_key(section)}"
+    if final.exists():
+        return StarterPaths.inside(final)
+    on_progress("problems", 0.0)
+    with _alone(cache):
+        if not final.exists():
+            building = Path(tempfile.mkdtemp(prefix=f".{FAMILIES[section.family].name}-", dir=cache))
+            try:
+                _build(section, building, on_progress)
+                building.chmod(0o755)  # mkdtemp's 0700 would lock other users out of a shared cache
+                _publish(building, final)
+            finally:
+                shutil.rmtree(building, ignore_errors=True)
     return StarterPaths.inside(final)
+
+
+@contextlib.contextmanager
+def _alone(cache: Path) -> Iterator[None]:
+    """Wait until nobody else builds in the folder, and keep others waiting for the length of the block."""
+    folder = os.open(cache, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # not every network's file system can
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def content_key(section: StarterSection) -> str:
@@ -102,7 +148,7 @@ def content_key(section: StarterSection) -> str:
     """
     digest = hashlib.sha256(section.model_dump_json(exclude={"threads"}).encode())
     root = Path(pgrpo_ray.__file__).parent
-    for source in sorted(path for pattern in _SOURCES for path in root.glob(pattern)):
+    for source in sorted(path for pattern in FAMILIES[section.family].sources for path in root.glob(pattern)):
         digest.update(f"\0{source.relative_to(root)}\0".encode() + source.read_bytes())
     for library in _LIBRARIES:
         digest.update(f"\0{library}=={importlib.metadata.version(library)}".encode())
@@ -113,7 +159,6 @@ def _build(section: StarterSection, folder: Path, on_progress: Callable[[str, fl
     """Make every artifact in `folder`."""
     report: dict[str, Any] = {"section": section.model_dump()}
     started = time.monotonic()
-    on_progress("problems", 0.0)
     _write_problems(section, folder)
     report["problems_s"] = round(time.monotonic() - started, 1)
     on_progress("problems", 1.0)
@@ -124,20 +169,21 @@ def _build(section: StarterSection, folder: Path, on_progress: Callable[[str, fl
 
 
 def _write_problems(section: StarterSection, folder: Path) -> None:
-    """Write `heldout.jsonl`, and apart from it in English and in pipeline `train.jsonl` and `warmup.jsonl`."""
+    """Write `heldout.jsonl`, and apart from it in words and in solution `train.jsonl` and `warmup.jsonl`."""
+    family = FAMILIES[section.family]
+    make, make_apart = family.problems.generate, family.problems.generate_apart
     try:
-        heldout = generate(section.seed, section.heldout_problems)
-        train = generate_apart(section.seed, section.train_problems, heldout, "train")
-        warmup = generate_apart(section.seed, min(WARMUP_PROBLEMS, 32 * section.sft_steps), heldout, "warmup")
+        heldout = make(section.seed, section.heldout_problems)
+        train = make_apart(section.seed, section.train_problems, heldout, "train")
+        warmup = make_apart(section.seed, min(WARMUP_PROBLEMS, 32 * section.sft_steps), heldout, "warmup")
     except ValueError as error:
         raise ConfigError(
             f"starter.heldout_problems={section.heldout_problems} takes more of the starter's problems than it has, or "
             f"leaves none to train on: {error} Lower starter.heldout_problems.",
             path="starter.heldout_problems",
         ) from error
-    write_jsonl(folder / "heldout.jsonl", heldout, "heldout")
-    write_jsonl(folder / "train.jsonl", train, "train")
-    write_jsonl(folder / "warmup.jsonl", warmup, "warmup")
+    for name, exercises in (("heldout", heldout), ("train", train), ("warmup", warmup)):
+        family.problems.write_jsonl(folder / f"{name}.jsonl", exercises, f"{family.label}{name}")
 
 
 def _run_part(
@@ -153,7 +199,8 @@ def _run_part(
         CUDA_VISIBLE_DEVICES="",  # a model of this size trains on the CPU, the same everywhere
     )
     log = folder / f"{part}.log"
-    command = [sys.executable, "-m", "pgrpo_ray.starter", part, str(folder), section.model_dump_json()]
+    module = FAMILIES[section.family].module
+    command = [sys.executable, "-m", module, part, str(folder), section.model_dump_json()]
     report: dict[str, Any] | None = None
     on_progress(part, 0.0)
     with log.open("wb") as log_file:

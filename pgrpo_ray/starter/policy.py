@@ -3,7 +3,7 @@
 Owns model size and training recipe. The model is an ordinary `Qwen2ForCausalLM` folder, so vLLM, DeepSpeed and
 transformers load it as they load a Qwen2.5-Coder of 7B. Loss is taken on response tokens only; batches are drawn from
 windows sorted by length, so that little is spent on padding. Everything follows from the seed (for one number of
-threads).
+threads, and one answer to whether products are fast in bfloat16; see `products`).
 """
 
 import math
@@ -18,6 +18,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
 from pgrpo_ray.starter.demonstrations import demonstrate, draw_mode
 from pgrpo_ray.starter.problems import Exercise
+from pgrpo_ray.starter.products import fast_products
 from pgrpo_ray.starter.tokenizer import encode_prompts, encode_responses, save_tokenizer
 
 BATCH_SIZE = 32
@@ -101,21 +102,22 @@ def train_policy(
         for optimizer in optimizers
     ]
     losses: list[float] = []
-    for step, batch in enumerate(_batches(examples, steps, random.Random(f"batches/{seed}"))):
-        ids, labels = _collate(batch, tokenizer.pad_token_id)
-        # No attention mask: padding is on the right, where causal attention cannot see it, and its loss is ignored.
-        hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
-        targets = labels[:, 1:]
-        taken = targets != _IGNORED
-        loss = functional.cross_entropy(model.lm_head(hidden[taken]), targets[taken])
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer, schedule in zip(optimizers, schedules, strict=True):
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            schedule.step()
-        losses.append(loss.item())
-        on_progress((step + 1) / steps)
+    with fast_products(model):
+        for step, batch in enumerate(_batches(examples, steps, random.Random(f"batches/{seed}"))):
+            ids, labels = _collate(batch, tokenizer.pad_token_id)
+            # No attention mask: padding is on the right, where causal attention cannot see it, and its loss is ignored.
+            hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
+            targets = labels[:, 1:]
+            taken = targets != _IGNORED
+            loss = functional.cross_entropy(model.lm_head(hidden[taken]), targets[taken])
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            for optimizer, schedule in zip(optimizers, schedules, strict=True):
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                schedule.step()
+            losses.append(loss.item())
+            on_progress((step + 1) / steps)
     tail = losses[-max(1, steps // 10) :]
     return model.eval(), sum(tail) / len(tail)
 

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from pgrpo_ray import launch, preflight
 from pgrpo_ray.config import load
 from pgrpo_ray.data import arrow
-from pgrpo_ray.starter.maths.artifacts import ensure_maths_starter
+from pgrpo_ray.starter.artifacts import ensure_starter
 
 pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.deepspeed]
 
@@ -39,7 +39,7 @@ def finished(tmp_path_factory):
         patch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
         config = load(LOCAL, [f"{key}={value}" for key, value in overrides.items()])
         run = launch.run(config, Console(file=terminal, width=200))
-        starter = ensure_maths_starter(config.starter, preflight.cache_folder())
+        starter = ensure_starter(config.starter, preflight.cache_folder())
     return run, config, starter, terminal.getvalue()
 
 

@@ -11,21 +11,20 @@ from pgrpo_ray.jobs import starter
 from pgrpo_ray.jobs.pairs_sources import starter_rows
 
 
-def maker(name, made):
+def maker(made):
     def make(section, cache, tell):
         for part in ("problems", "policy", "reward_model"):
             tell(part, 0.0)
             tell(part, 1.0)
-        made.append(name)
-        return SimpleNamespace(name=name)
+        made.append(section.family)
+        return SimpleNamespace(name=section.family)
 
     return make
 
 
 def test_the_family_decides_what_is_made_and_progress_is_told(monkeypatch):
     made, said, done = [], [], []
-    monkeypatch.setattr(starter, "ensure_starter", maker("code", made))
-    monkeypatch.setattr(starter, "ensure_maths_starter", maker("maths", made))
+    monkeypatch.setattr(starter, "ensure_starter", maker(made))
     assert starter.make_starter(StarterSection(), said.append, done.append).name == "code"
     maths = StarterSection(family="maths")
     assert starter.make_starter(maths, said.append, families=starter.FAMILIES).name == "maths"

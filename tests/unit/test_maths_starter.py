@@ -8,8 +8,7 @@ import pytest
 from pgrpo_ray.config import StarterSection
 from pgrpo_ray.data.own_format import problem_from_json
 from pgrpo_ray.data.response import parse
-from pgrpo_ray.starter import artifacts as code_artifacts
-from pgrpo_ray.starter.maths import artifacts
+from pgrpo_ray.starter import artifacts
 from pgrpo_ray.starter.maths.demonstrations import MODES, Plan, demonstrate, mistakes, reasoning, right_plan
 from pgrpo_ray.starter.maths.pairs import make_pairs, make_texts
 from pgrpo_ray.starter.maths.problems import LARGEST, Exercise, Step, generate, generate_apart, tally
@@ -128,7 +127,8 @@ def test_each_family_has_a_key_of_its_own_sources(monkeypatch):
     section = StarterSection(family="maths")
     assert artifacts.content_key(section) == artifacts.content_key(section.model_copy(update={"threads": 7}))
     assert artifacts.content_key(section) != artifacts.content_key(section.model_copy(update={"seed": 7}))
-    assert not any("maths" in pattern for pattern in code_artifacts._SOURCES)
+    assert not any("maths" in pattern for pattern in artifacts.FAMILIES["code"].sources)
+    assert artifacts.content_key(section) != artifacts.content_key(StarterSection())
     before = artifacts.content_key(section)
     monkeypatch.setattr(artifacts, "_LIBRARIES", ("torch",))  # as another version of the code
     assert artifacts.content_key(section) != before

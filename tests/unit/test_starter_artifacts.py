@@ -2,6 +2,7 @@
 
 import json
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -94,6 +95,17 @@ def test_the_proofreader_is_a_reward_model_that_preferences_went_on_from(built):
     assert any(moved)
 
 
+def test_of_two_who_want_it_at_once_one_builds_and_the_other_waits(tmp_path, monkeypatch):
+    children = []
+    popen = artifacts.subprocess.Popen
+    monkeypatch.setattr(artifacts.subprocess, "Popen", lambda *a, **k: children.append(a) or popen(*a, **k))
+    section = SECTION.model_copy(update={"seed": 6})
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _: ensure_starter(section, tmp_path), range(2))
+    assert first == second
+    assert len(children) == len(artifacts.PARTS)
+
+
 def test_a_failing_part_raises_with_its_log_and_leaves_no_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(artifacts, "PARTS", ("nonsense",))
     with pytest.raises(EnvironmentFault, match=r"(?s)'nonsense' failed with exit status 1.*KeyError"):
@@ -120,7 +132,7 @@ def test_more_held_out_problems_than_exist_is_a_config_error(tmp_path, monkeypat
     def refuse(*_):
         raise ValueError("too many")
 
-    monkeypatch.setattr(artifacts, "generate", refuse)
+    monkeypatch.setattr(artifacts.problems, "generate", refuse)
     with pytest.raises(ConfigError, match="too many"):
         ensure_starter(SECTION, tmp_path)
 

@@ -1,4 +1,4 @@
 """The starter's maths family: word problems whose answers are compared, in place of programs that are run.
 
-The door is `artifacts.ensure_maths_starter`. Model sizes, tokenizer and training recipes are the code family's.
+The door is `starter.artifacts.ensure_starter`. Model sizes, tokenizer and training recipes are the code family's.
 """
