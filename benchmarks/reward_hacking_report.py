@@ -54,7 +54,10 @@ Runs = dict[tuple[str, int], Run]
 
 
 def write_report(results: Path, order: Sequence[str], resamples: int) -> None:
-    """Write `report.md` into `results`, and per reward model two plots. Rows and colours follow `order`, all arms."""
+    """Write `report.md` into `results`, and per reward model two plots of the rules and two of the forms of advantage.
+
+    Rows and colours follow `order`, all arms. Forms are arms of one rule, named by it: `posterior_no_floor`.
+    """
     lines = ["# Reward hacking: what the runs came to"]
     unscored: Runs = {}
     for name in REWARD_MODELS:
@@ -62,11 +65,16 @@ def write_report(results: Path, order: Sequence[str], resamples: int) -> None:
         if not own:
             continue
         runs = unscored | own
-        arms = {arm: f"C{place}" for place, arm in enumerate(order) if any(arm == one for one, _ in runs)}
-        _plot_curves(runs, arms, results / f"curves-{name}.png")
-        _plot_heldout(runs, arms, results / f"pass-at-1-{name}.png")
-        lines += ["", f"## Reward model: {name}", "", *_about(own, runs), "", *_table(runs, list(arms))]
-        lines += ["", *_comparisons(runs, list(arms), resamples), "", *_exploits(own)]
+        arms = [arm for arm in order if any(arm == one for one, _ in runs)]
+        forms = [arm for arm in arms if arm.startswith("posterior")]
+        rules = [arm for arm in arms if arm == "posterior" or arm not in forms]
+        for those, suffix in ((rules, ""), (forms, "-forms")):
+            if len(those) > 1:
+                colours = {arm: f"C{order.index(arm) % 10}" for arm in those}
+                _plot_curves(runs, colours, results / f"curves-{name}{suffix}.png")
+                _plot_heldout(runs, colours, results / f"pass-at-1-{name}{suffix}.png")
+        lines += ["", f"## Reward model: {name}", "", *_about(own, runs), "", *_table(runs, arms)]
+        lines += ["", *_comparisons(runs, arms, resamples), "", *_exploits(own)]
         unscored = {key: _unscored(run) for key, run in own.items() if key[0] == BASE} or unscored
     if len(lines) == 1:
         raise SystemExit(f"no finished run under {results / 'runs'}: call `run` first")
@@ -181,18 +189,24 @@ def _cell(values: list[float]) -> str:
 
 
 def _comparisons(runs: Runs, arms: list[str], resamples: int) -> list[str]:
-    """Paired differences of final held-out pass@1 and of true facts against `posterior`, on shared seeds."""
-    lines = ["### Paired differences", "", "Against `posterior`, on the seeds that both have: points of pass@1 and of "]
-    lines[-1] += "true facts, with 95 % bootstrap intervals over seeds and problems. Of one seed they speak of the "
-    lines[-1] += "problems alone: another seed may say otherwise."
-    lines += ["", "| arm minus posterior | seeds | pass@1 | true facts |", "|---|---|---|---|"]
+    """Paired differences of final held-out pass@1 and of true facts against `posterior`, on shared seeds.
+
+    What ran at the high learning rate is compared with `posterior_hot`, which did too.
+    """
+    about = (
+        "On the seeds that both have: points of pass@1 and of true facts, with 95 % bootstrap intervals over seeds and "
+        "problems. Of one seed they speak of the problems alone: another seed may say otherwise."
+    )
+    lines = ["### Paired differences", "", about]
+    lines += ["", "| arm | minus | seeds | pass@1 | true facts |", "|---|---|---|---|---|"]
     for arm in arms:
-        shared = [seed for one, seed in sorted(runs) if one == arm and ("posterior", seed) in runs]
-        if arm == "posterior" or not shared:
+        base = "posterior_hot" if arm.endswith("_hot") and arm != "posterior_hot" else "posterior"
+        shared = [seed for one, seed in sorted(runs) if one == arm and (base, seed) in runs]
+        if arm == base or not shared:
             continue
-        pairs = [[runs[one, seed].heldout["after"] for one in (arm, "posterior")] for seed in shared]
+        pairs = [[runs[one, seed].heldout["after"] for one in (arm, base)] for seed in shared]
         cells = [_interval(pairs, *names, resamples) for names in (("pass", None), ("true", "stated"))]
-        lines.append(f"| {arm} | {len(shared)} | {cells[0]} | {cells[1]} |")
+        lines.append(f"| {arm} | {base} | {len(shared)} | {cells[0]} | {cells[1]} |")
     return lines
 
 
@@ -277,14 +291,15 @@ def _smooth(values: np.ndarray, width: int = 5) -> np.ndarray:
 def _plot_heldout(runs: Runs, arms: dict[str, str], path: Path) -> None:
     """Held-out pass@1 and true facts of the final policies: a dot a seed."""
     figure, axes = pyplot.subplots(1, 2, figsize=(11, 4))
-    for (arm, _), run in runs.items():
+    shown = {key: run for key, run in runs.items() if key[0] in arms}
+    for (arm, _), run in shown.items():
         place, end = list(arms).index(arm), run.heldout["after"]
         for axis, value in zip(axes, (end["pass"].mean(), _true_frac(end)), strict=True):
             axis.plot(place, 100 * value, "o", color=arms[arm], alpha=0.7)
     for axis, label in zip(axes, ("held-out pass@1 after, %", "stated facts that are true, held out, %"), strict=True):
         axis.set_xticks(range(len(arms)), arms, rotation=25, ha="right")
         axis.set_title(label)
-    most = max(run.about["rollouts"] for run in runs.values())
-    figure.suptitle(f"{len(runs)} runs, up to {most:,.0f} rollouts each", fontsize=10)
+    most = max(run.about["rollouts"] for run in shown.values())
+    figure.suptitle(f"{len(shown)} runs, up to {most:,.0f} rollouts each", fontsize=10)
     figure.tight_layout()
     figure.savefig(path, dpi=100)

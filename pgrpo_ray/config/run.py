@@ -178,9 +178,10 @@ class AlgoSection(Section):
     see `algo.rewards`."""
     advantage: Literal["grpo", "dr_grpo", "rloo", "reinforce_pp", "reinforce_pp_baseline"] = "grpo"
     """How a reward is compared with others; formulas in `algo.advantages`."""
-    advantage_std_floor: float = Field(1e-6, gt=0)
-    """Floor under the standard deviation that rewards are divided by, in reward units. A larger one keeps a group that
-    differs only in tiny thinking rewards from being blown up to full-size advantages (ours)."""
+    advantage_std_floor: float = Field(0.1, gt=0)
+    """Floor under the standard deviation that rewards are divided by, in reward units: it keeps a group that differs
+    only in tiny thinking rewards from being blown up to full-size advantages. Ours (docs/reward-hacking.md says what it
+    was chosen by); the paper has none, which is 1e-6."""
     surrogate: Literal["clip", "gspo", "cispo"] = "clip"
     """What is maximised per token; formulas in `algo.losses`."""
     aggregation: Literal["token_mean", "sequence_mean", "fixed_length"] = "token_mean"
