@@ -10,6 +10,7 @@ makes it, which samples with transformers, and one with vLLM's CPU build; what s
 around. Ways:
 
 - `pgrpo_ray`: `cluster/local.yaml`, on-policy: sampling and learning take turns
+- `pgrpo_ray, two rollout workers`: the same with `rollout.num_workers: 2`, a core each
 - `pgrpo_ray, one batch ahead`: `algo.max_staleness` of one batch
 - `TRL, transformers`, `TRL, vLLM`: see `vs_trl_side.py`; one process, as many threads as there are cores
 
@@ -47,8 +48,8 @@ CONFIG = "cluster/local.yaml"
 COMMON = ["algo.reward=outcome_only", "data.heldout_problems=0"]
 TRL = ["trl==1.16.0", "datasets==5.2.0"]
 """And what `pip` finds for it; transformers and torch are ours, so that they are the same on both sides."""
-OURS, AHEAD, THEIRS, THEIRS_VLLM = "pgrpo_ray", "pgrpo_ray, one batch ahead", "TRL, transformers", "TRL, vLLM"
-WAYS = (OURS, AHEAD, THEIRS, THEIRS_VLLM)
+OURS, WIDE, AHEAD = "pgrpo_ray", "pgrpo_ray, two rollout workers", "pgrpo_ray, one batch ahead"
+WAYS = (OURS, WIDE, AHEAD, "TRL, transformers", "TRL, vLLM")
 HELDOUT_SAMPLES = 4
 MOST_S = 3600
 """Of one run."""
@@ -90,7 +91,7 @@ class Bench:
         """Settings of a run beside those of `CONFIG`."""
         staleness = load(REPOSITORY / CONFIG).algo.num_mini_batches if way == AHEAD else 0
         own = [f"run.dir={folder}", "run.name=run", f"run.steps={batches}", f"run.seed={seed}"]
-        return [*COMMON, *own, f"algo.max_staleness={staleness}"]
+        return [*COMMON, *own, f"algo.max_staleness={staleness}", f"rollout.num_workers={2 if way == WIDE else 1}"]
 
     def ours(self, folder: Path, way: str, batches: int, seed: int) -> Run:
         """`pgrpo train`."""
@@ -114,7 +115,7 @@ class Bench:
     def theirs(self, folder: Path, way: str, batches: int, seed: int) -> Run:
         """`vs_trl_side.py` in an environment of TRL's."""
         config = load(REPOSITORY / CONFIG, self.config(way, batches, seed, folder))
-        write_task(folder, config, self.starter, batches, vllm=way == THEIRS_VLLM)
+        write_task(folder, config, self.starter, batches, vllm=way == "TRL, vLLM")
         python = self.environment(way)
         side = Path(__file__).with_name("vs_trl_side.py")
         environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1"}
@@ -131,7 +132,7 @@ class Bench:
 
     def environment(self, way: str) -> Path:
         """Return the Python of an environment, made where it is missing."""
-        with_vllm = way == THEIRS_VLLM
+        with_vllm = way == "TRL, vLLM"
         folder = self.environments / ("trl-vllm" if with_vllm else "trl")
         python = folder / "bin" / "python"
         if (folder / "made").exists():
@@ -309,6 +310,7 @@ def main() -> int:
     parser.add_argument("--wanted", type=float, default=2.0, help="times TRL's rollouts a second")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where figures go")
     arguments = parser.parse_args()
+    arguments.results.mkdir(parents=True, exist_ok=True)
     config = load(REPOSITORY / CONFIG)
     starter = ensure_starter(config.starter, preflight.cache_folder())
     with tempfile.TemporaryDirectory() as folder:
