@@ -451,7 +451,8 @@ def plot(cases: list[dict[str, Any]], path: Path) -> None:
         values = np.array([one["parts"][name] for one in cases])
         axes.bar(at, values, bottom=bottom, label=f"{name}: {meaning}")
         bottom += values
-    axes.set_xticks(at, [f"{one['mode']}\n{one['rollouts']:,}\n{one['tree']}" for one in cases])
+    labels = [f"{one['mode']}, {one['rollouts']:,}, {one['tree']}" for one in cases]
+    axes.set_xticks(at, labels, rotation=35, ha="right", fontsize="small")
     axes.axhline(50, color="black", linewidth=0.8, linestyle=":")
     axes.set(ylabel="driver CPU, µs per rollout")
     axes.legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1.0, 0.5))

@@ -58,14 +58,10 @@ class SlowRollout(NullRollout):
 
     def generate(self, requests: list, group_size: int, temperature: float, version: int = 0, *_: Any) -> Iterator[Any]:
         """Yield a ROLLOUT table per request: the driver keeps up, so that none waits for another."""
-        tables = super().generate(requests, group_size, temperature, version)
-        while True:
+        for table in super().generate(requests, group_size, temperature, version):
             with self._engine:
                 time.sleep(self._group_s)
-            try:
-                yield next(tables)
-            except StopIteration:
-                return
+            yield table
 
     def receive_weights(self, version: int) -> int:
         """Confirm at once."""
@@ -211,7 +207,8 @@ def real(ahead: int, number: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         overrides = [f"run.dir={folder}", f"run.name=real-{ahead}-{number}", f"run.steps={REAL_STEPS}"]
         overrides += ["data.heldout_problems=0", f"algo.max_staleness={ahead * mini_batches}"]
-        command = [str(Path(sys.executable).with_name("pgrpo")), "train", str(file), *overrides]
+        command = [str(Path(sys.executable).with_name("pgrpo")), "train", str(file)]
+        command += [word for one in overrides for word in ("--set", one)]
         subprocess.run(command, check=True, cwd=REPOSITORY)
         lines = (Path(folder) / f"real-{ahead}-{number}" / "metrics.jsonl").read_text().splitlines()
         found = summary([json.loads(line) for line in lines][REAL_WARM_UP:])
@@ -227,23 +224,28 @@ def main() -> int:
     arguments = parser.parse_args()
     sys.path.insert(0, str(REPOSITORY))
     file = arguments.results / "pipeline.json"
+    arguments.results.mkdir(parents=True, exist_ok=True)
     result = json.loads(file.read_text()) if file.is_file() else {}
-    result |= {
-        "question": __doc__.splitlines()[0],
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()} {platform.release()}",
-        "commit": subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=REPOSITORY
-        ).stdout.strip(),
-    }
+    result["question"] = __doc__.splitlines()[0]
+    slow: list[str] = []
     if arguments.only != "real":
-        result["artificial"] = all_artificial(arguments.ahead, arguments.results / "pipeline-trace.json")
+        cases = all_artificial(sorted({1, *arguments.ahead}), arguments.results / "pipeline-trace.json")
+        result["artificial"] = {**origin(), "cases": cases}
+        file.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        plot(cases, arguments.results / "pipeline.png")
+        slow = [case for case, found in cases.items() if found["ahead 1"]["ratio"] > arguments.wanted]
+        print(f"one batch ahead, more than {arguments.wanted:g} times the longest stage: {slow or 'none'}")
     if arguments.only != "artificial":
-        result["real"] = all_real()
-    file.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    plot(result["artificial"], arguments.results / "pipeline.png")
-    slow = [case for case, found in result["artificial"].items() if found["ahead 1"]["ratio"] > arguments.wanted]
-    print(f"one batch ahead, more than {arguments.wanted:g} times the longest stage: {slow or 'none'}")
+        result["real"] = {**origin(), "runs": all_real()}
+        file.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     return 1 if slow else 0
+
+
+def origin() -> dict[str, str]:
+    """Return where figures come from."""
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=REPOSITORY)
+    machine = f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()} {platform.release()}"
+    return {"machine": machine, "commit": commit.stdout.strip()}
 
 
 def all_artificial(aheads: list[int], trace: Path) -> dict[str, Any]:

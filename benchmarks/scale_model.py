@@ -5,8 +5,8 @@
 First it learns from a recorded run (any `pgrpo train` folder): from the first half of its steps what an engine's
 decoding step, a judged program and a trained token cost; then it predicts the second half from the lengths of its
 responses alone, which says how far to trust the rest. Then it simulates a 7B policy on 8 to 1,024 GPUs: of these costs
-none could be measured here, so that they are assumptions, each with its reason, in `CLUSTER`; those of the driver are
-assumptions as well.
+only the driver's could be measured here (`driver_cost.py`); the others are assumptions, each with its reason, in
+`CLUSTER`.
 
 What is simulated: engines that decode their share of groups in one continuous batch, to the last token of the last
 group; the driver as one server; slots and reward replicas as queues; the learner; the publication of weights. Staleness
@@ -94,8 +94,9 @@ class Busy:
     sync: float = 0.0
 
 
-DRIVER_GROUP_S, DRIVER_ROLLOUT_S = 1e-3, 50e-6
-"""Assumed: some Ray calls a group, some numpy a rollout."""
+DRIVER_GROUP_S, DRIVER_ROLLOUT_S = 5e-4, 5e-6
+"""Measured on two cores, rounded up (`results/driver-cost.json`): each of three visits where every group of eight
+travels alone, which is the dear way; the numpy of a rollout."""
 H100_BYTES_S, H100_FLOPS = 3.35e12, 989e12
 PARAMETERS = 7.6e9
 CLUSTER = Costs(
