@@ -2,7 +2,7 @@
 
     python vs_trl_side.py FOLDER
 
-Reads `side.json` (see `vs_trl.side_task`), `problems.jsonl` and `prompts.jsonl` from the folder, trains, and writes
+Reads `side.json` (see `vs_trl.write_task`), `problems.jsonl` and `prompts.jsonl` from the folder, trains, and writes
 `batches.jsonl` (a line a batch of rollouts) and `model/`. The reward is pgrpo_ray's: the same parser, the same
 execution pool of as many containers, format + outcome. Settings are those that its documentation offers for the same
 algorithm; nothing of TRL is changed, its methods are only timed.
