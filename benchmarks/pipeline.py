@@ -36,8 +36,9 @@ from driver_cost import NullExecution, NullLearner, NullRecorder, NullReward, Nu
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = REPOSITORY / "benchmarks" / "results"
 GROUPS, GROUP_SIZE, WORKERS, SLOTS = 16, 4, 2, 4
-STEPS, WARM_UP = 10, 3
-"""Of an artificial run; the first are left out."""
+STEPS, WARM_UP = 12, 3
+"""Of an artificial run. The first fill the pipeline, and while the last ones run nothing is asked for any more: both
+are left out."""
 REAL_STEPS, REAL_WARM_UP, REAL_REPEATS = 10, 2, 2
 STAGES = ("sampling", "judging", "scoring", "learning", "sync")
 CASES = {  # seconds of a batch in each stage
@@ -120,7 +121,7 @@ class SlowLearner(NullLearner):
 
 
 def artificial(seconds: tuple[float, ...], ahead: int, trace: Path | None) -> dict[str, Any]:
-    """Run a case; return medians over its steps."""
+    """Run a case; return means over its steps."""
     import ray
     from rich.console import Console
 
@@ -175,17 +176,18 @@ def artificial(seconds: tuple[float, ...], ahead: int, trace: Path | None) -> di
             shutil.copy(log.folder / "trace.json", trace)
         for one in (*fleet.all(), reward):
             ray.kill(one)
-    return summary(steps[WARM_UP:], max(seconds[:4]))
+    return summary(steps[WARM_UP : STEPS - ahead], max(seconds[:4]))
 
 
 def summary(steps: list[dict[str, Any]], longest_s: float | None = None) -> dict[str, Any]:
-    """Return medians over steps; `longest_s`: of the longest stage, None: as it was measured."""
+    """Return means over steps, as long and short ones may alternate; `longest_s`: of the longest stage, None: as it was
+    measured."""
 
-    def median(key: str) -> float:
-        return statistics.median(step[key] for step in steps)
+    def mean(key: str) -> float:
+        return statistics.fmean(step[key] for step in steps)
 
-    busy = {stage: median(f"busy_{stage}_s") for stage in STAGES}
-    step_s = median("step_s")
+    busy = {stage: mean(f"busy_{stage}_s") for stage in STAGES}
+    step_s = mean("step_s")
     longest_s = longest_s or max(busy.values())
     return {
         "step_s": step_s,
@@ -194,12 +196,12 @@ def summary(steps: list[dict[str, Any]], longest_s: float | None = None) -> dict
         "had_work_s": busy,
         "waited_s": {stage: step_s - value for stage, value in busy.items()},
         "staleness_max": max(step["staleness_max"] for step in steps),
-        "rollouts_per_s": statistics.median(step["issued"] / step["step_s"] for step in steps),
+        "rollouts_per_s": mean("issued") / step_s,
     }
 
 
 def real(ahead: int, number: int) -> dict[str, Any]:
-    """Run `cluster/local.yaml`; return medians over its steps."""
+    """Run `cluster/local.yaml`; return means over its steps."""
     from pgrpo_ray.config import load
 
     file = REPOSITORY / "cluster" / "local.yaml"
@@ -211,7 +213,7 @@ def real(ahead: int, number: int) -> dict[str, Any]:
         command += [word for one in overrides for word in ("--set", one)]
         subprocess.run(command, check=True, cwd=REPOSITORY)
         lines = (Path(folder) / f"real-{ahead}-{number}" / "metrics.jsonl").read_text().splitlines()
-        found = summary([json.loads(line) for line in lines][REAL_WARM_UP:])
+        found = summary([json.loads(line) for line in lines][REAL_WARM_UP : REAL_STEPS - ahead])
     return found
 
 
@@ -270,7 +272,7 @@ def all_artificial(aheads: list[int], trace: Path) -> dict[str, Any]:
 
 
 def all_real() -> dict[str, Any]:
-    """Run the real thing in turns; keep for each staleness the medians of its runs."""
+    """Run the real thing in turns; keep what each run came to."""
     runs: dict[str, list[dict[str, Any]]] = {"ahead 0": [], "ahead 1": []}
     for number in range(REAL_REPEATS):
         for ahead in (0, 1):

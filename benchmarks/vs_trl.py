@@ -371,7 +371,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
             left.bar(place, value, bottom=bottom, color=f"C{number}")
             left.text(place, bottom + value / 2, name.removesuffix("_s"), ha="center", va="center", fontsize=7)
             bottom += value
-    left.set_xticks(range(len(ways)), ways, fontsize=7)
+    left.set_xticks(range(len(ways)), [way.replace(", ", ",\n") for way in ways], fontsize=7)
     left.set(ylabel="seconds of a batch", title="Where a batch's time goes (first round)")
     for way, one in result["learning"].items():
         at, total = [], 0.0

@@ -118,7 +118,7 @@ def unpack(entries: list, checksums: list[int], chunks: Sequence[np.ndarray]) ->
 def publish_before(learner: Any, worker: Any, version: int) -> None:
     """Publish as it was done before."""
     stream = learner.publish_before.options(num_returns="streaming").remote(version)
-    *chunks, last = waits.stream(stream, DEADLINE_S, "learner")
+    *chunks, last = stream
     waits.get(worker.load_before.remote(waits.get(last, DEADLINE_S, "learner"), *chunks), DEADLINE_S, "rollout worker")
 
 

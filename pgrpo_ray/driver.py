@@ -140,6 +140,8 @@ class Driver:
         self._fresh = self._issue()
         self._asked: deque[Demand] = deque()
         """What was asked for and is not wholly taken, oldest first."""
+        self._issued = 0
+        """Requests that were taken from the sampler's batches."""
         self._asked_rollouts = 0
         self._policy_version = 0
         self._writing: Any = None
@@ -190,12 +192,11 @@ class Driver:
         self._timeline.take()
         batch, sampled = self._collect(step)
         collected = time.monotonic()
-        counts = self._fleet.pools.counts()
         metrics = batch_metrics(batch.columns, batch.group_index, self._policy_version)
         self._write(self._log.rollouts_path(step), step, batch.shipments, batch.places, batch)
         learned = self._learn(batch, step)
         seconds = time.monotonic() - started
-        busy = self._timeline.take()
+        busy, counts = self._timeline.take(), self._fleet.pools.counts()
         tokens = float(batch.columns["response_length"].sum())
         return {
             **metrics,
@@ -223,8 +224,11 @@ class Driver:
         last = min(run.steps, step + self._derived.steps_ahead)
         missing = (last - step + 1) * per_step - outstanding(self._asked)
         while missing > 0 and (run.max_rollouts is None or self._asked_rollouts < run.max_rollouts):
-            self._asked.append(self._ask(list(islice(self._fresh, min(missing, per_step)))))
-            missing -= per_step
+            # Of one batch of the sampler's: two may hold the same problem, and a demand may not.
+            requests = list(islice(self._fresh, min(missing, per_step - self._issued % per_step)))
+            self._issued += len(requests)
+            self._asked.append(self._ask(requests))
+            missing -= len(requests)
 
     def _ask(self, requests: list[PromptRequest]) -> Demand:
         section = self._config.rollout
@@ -269,7 +273,8 @@ class Driver:
             problems = self._sampler.more(step - 1, asked, missing)
             if not problems:
                 break
-            demand = self._ask(self._requests(problems, TRAINING, step, first=len(groups)))
+            first = max(wanted, len(groups))  # a seed of its own for each request of the step
+            demand = self._ask(self._requests(problems, TRAINING, step, first))
             groups, sampled = groups + self._flow.finish(demand), demand.sampled_at
         return batch, sampled
 
@@ -287,7 +292,12 @@ class Driver:
             if len(taken) == wanted or all(demand.complete for demand in self._asked):
                 break
             seen = sum(len(demand.done) for demand in self._asked)
-            self._flow.until(lambda seen=seen: sum(len(demand.done) for demand in self._asked) > seen)
+            self._flow.until(
+                lambda seen=seen: (
+                    sum(len(demand.done) for demand in self._asked) > seen
+                    or all(demand.complete for demand in self._asked)
+                )
+            )
         self._asked = deque(demand for demand in self._asked if demand.outstanding)
         return list(taken.values())
 

@@ -20,6 +20,8 @@ class RolloutEngine(Protocol):
     """Of the last weights that were loaded whole; None before: those of the folder that it was started from."""
     parameters: Mapping[str, tuple[str, tuple[int, ...]]]
     """What a whole version has: dtype (as torch names it) and shape of every parameter, tied ones once."""
+    paused: bool
+    """While a version arrives part by part: nothing can be sampled, and `step` is not to be called."""
 
     def add(self, request: PromptRequest, group_size: int, temperature: float) -> str:
         """Begin to sample a group; return the id under which it will end.
@@ -44,8 +46,8 @@ class WeightPublisher(Protocol):
     def publish(self, weights: Iterable[tuple[str, "torch.Tensor"]], version: int) -> Iterator[Any]:
         """Yield the parts of a version that go to every receiver; the last one makes it whole.
 
-        How many parts there are is the transport's business. One that moves weights from GPU to GPU while they are
-        loaded, as vLLM's own do, would yield names, dtypes and shapes alone.
+        How many parts there are is the transport's business. (From GPU to GPU weights go by vLLM's own transfer, which
+        has no such halves: `sync.gpu_transfer`.)
         """
 
 

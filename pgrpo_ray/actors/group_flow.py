@@ -124,7 +124,7 @@ class GroupFlow:
         self._streams: dict[Any, tuple[Demand, Span]] = {}
         self._pending: dict[Any, Shipment] = {}
         """By the reference that each waits for."""
-        self._most = self._together = 1
+        self._largest = self._most = self._together = 1
         self._looked_at = 0.0
         self._asked = 0
 
@@ -148,10 +148,10 @@ class GroupFlow:
             "concurrency_group": SAMPLING,
             "_generator_backpressure_num_objects": STREAM_AHEAD,
         }
-        for index, worker in enumerate(self._workers):
+        for index in range(min(len(self._workers), len(requests))):
             share = requests[index :: len(self._workers)]
-            if not share:
-                continue
+            # Not always the first ones: small demands are not to fill some and leave others idle.
+            worker = self._workers[(self._asked + index) % len(self._workers)]
             stream = worker.generate.options(**options).remote(
                 share, group_size, temperature, version, demand.name, self._together
             )
@@ -193,6 +193,7 @@ class GroupFlow:
         """Wait until something happens, take every group a stage further that can be, and return which of `foreign` are
         ready."""
         # Judged groups first; and while too many wait, no more are taken.
+        self._most = max(1, self._pools.max_groups(self._largest) // self._together)
         streams = self._streams if len(self._pending) < self._most else {}
         refs = [*foreign, *self._pending, *streams]
         names = [stage] * bool(foreign) + ["rollout worker"] * bool(streams)
@@ -212,17 +213,20 @@ class GroupFlow:
 
     def _take(self, stream: Any) -> None:
         """Have what a rollout worker has ready judged, up to the bound of what may wait."""
-        demand, span = self._streams[stream]
+        demand, sampling = self._streams[stream]
         with contextlib.suppress(StopIteration):
             while len(self._pending) < self._most:
-                judging = self._pools.judge(next(stream))
-                demand.under_way += 1
-                self._pending[judging.scalars] = Shipment(demand, judging, self._timeline.begin("judging", demand.name))
+                rollouts = next(stream)
+                if not demand.dropped:
+                    judging = self._pools.judge(rollouts)
+                    demand.under_way += 1
+                    span = self._timeline.begin("judging", demand.name)
+                    self._pending[judging.scalars] = Shipment(demand, judging, span)
                 if not stream.next_ready():
                     return
             return
         del self._streams[stream]
-        self._timeline.end(span)
+        self._timeline.end(sampling)
         demand.streams -= 1
         demand.sampled_at = time.monotonic()
         self._check_all_came(demand)
@@ -241,7 +245,7 @@ class GroupFlow:
     def _judged(self, shipment: Shipment) -> None:
         demand = shipment.demand
         shipment.scalars = self._pools.answer(shipment.judging, self._timeout_s)
-        if shipment.scalars is None:  # its pool lost it
+        if shipment.scalars is None and not demand.dropped:  # its pool lost it
             shipment.judging = self._pools.again(shipment.judging)
             self._pending[shipment.judging.scalars] = shipment
             return
@@ -282,15 +286,11 @@ class GroupFlow:
             )
 
     def _bound(self, group_size: int) -> None:
-        """How many groups may travel together, and how many shipments may be judged or scored at a time.
-
-        What the queues of all pools hold, for the largest groups that are asked for. Few enough groups travel together
-        that each pool has several shipments.
-        """
-        sizes = [group_size, *(demand.group_size for demand, _ in self._streams.values())]
-        groups = self._pools.max_groups(max(sizes))
+        """How many groups may travel together: few enough that what the queues of all pools hold, of the largest groups
+        that are asked for, makes several shipments for each."""
+        self._largest = max([group_size, *(demand.group_size for demand, _ in self._streams.values())])
+        groups = self._pools.max_groups(self._largest)
         self._together = max(1, min(TOGETHER, groups // (4 * len(self._pools.actors))))
-        self._most = max(1, groups // self._together)
 
     def _late(self) -> list[Any]:
         """References of what pools should have judged long ago; looked for now and then, as a look goes through all

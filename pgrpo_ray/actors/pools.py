@@ -80,7 +80,7 @@ class Pool:
     """What errors call it, node included."""
     actor: Any
     outstanding: int = 0
-    """Groups that it was given and that `answer` has not taken."""
+    """Shipments that it was given and that `answer` has not taken."""
     rests_until: float = 0.0
     """Monotonic seconds; see `REST_S`. A silent pool rests as long as it was waited for."""
     gone: bool = False
@@ -91,7 +91,7 @@ class Pool:
 
 @dataclass(eq=False)
 class Judging:
-    """A group that is being judged. References only."""
+    """Groups that are being judged together. References only."""
 
     rollouts: Any
     """The ROLLOUT table."""
@@ -116,7 +116,7 @@ class Counts(NamedTuple):
     cache_lookups: int
     runner_restarts: int
     judged_again: int
-    """Groups that went to another pool."""
+    """Shipments that went to another pool."""
 
     @property
     def cache_hit_frac(self) -> float:
@@ -154,7 +154,7 @@ class ExecutionPools:
         return max(1, there) * groups_per_pool(self._queue_programs, group_size)
 
     def judge(self, rollouts: Any) -> Judging:
-        """Queue a group, given as the reference of its ROLLOUT table."""
+        """Queue groups, given as the reference of their ROLLOUT table."""
         now, pool = time.monotonic(), self._best(())
         return self._submit(Judging(rollouts, None, None, (), now, now, "" if pool else self._why_gone), pool)
 
@@ -164,9 +164,9 @@ class ExecutionPools:
         return [judging for judging in judgings if judging.tried and judging.given < before]
 
     def answer(self, judging: Judging, timeout_s: float) -> Any:
-        """Return the scalar table of a group that is ready, or None where `again` must be called.
+        """Return the scalar table of groups that are ready, or None where `again` must be called.
 
-        A group that is overdue and not ready is lost; its pool rests as long as it was waited for.
+        What is overdue and not ready is lost; its pool rests as long as it was waited for.
         Raises the rollout worker's error where the group came broken, and `StageError` for a defect of the pool's.
         """
         pool = judging.tried[-1] if judging.tried else None
@@ -200,7 +200,7 @@ class ExecutionPools:
         return scalars if self._next(judging) is None else None
 
     def again(self, judging: Judging) -> Judging:
-        """Queue a lost group with a pool that has not had it; where there is none, have its rollouts say the cause."""
+        """Queue what was lost with a pool that has not had it; where there is none, have its rollouts say the cause."""
         pool = self._next(judging)
         self._judged_again += pool is not None
         return self._submit(judging, pool)
@@ -260,9 +260,13 @@ _UNSCORED = ray.remote(num_cpus=0, num_returns=2)(roles.unscored)
 
 
 def _loss(scalars: Any) -> str | None:
-    """The first cause where a whole group was lost to the machinery; None where there is a verdict or no program."""
-    errors = scalars["execution_error"].drop_null()
-    return errors[0].as_py() if len(errors) and not len(scalars["verdict"].drop_null()) else None
+    """The first cause where a whole group was lost to the machinery; None where each has a verdict or no program."""
+    if scalars["execution_error"].null_count == scalars.num_rows:
+        return None
+    rows = scalars.select(["problem_id", "verdict", "execution_error"]).to_pylist()
+    judged = {row["problem_id"] for row in rows if row["verdict"] is not None}
+    lost = (row["execution_error"] for row in rows if row["problem_id"] not in judged)
+    return next((error for error in lost if error is not None), None)
 
 
 def _of_the_machine(error: RayError) -> bool:

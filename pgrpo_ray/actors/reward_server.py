@@ -5,7 +5,7 @@ Does not own scoring (`roles.RewardRole`) nor HTTP (`reward_model.http_api`, whi
 handle: Serve's own proxies listen on one address a cluster, which may be somebody else's).
 
 Who waits for whom: requests over HTTP wait in this process for one of the few calls that may be on their way
-(`gathering`); groups of a training run go out one by one. In a replica, calls wait until the batch before them is done;
+(`gathering`); what a training run asks goes out at once. In a replica, calls wait until the batch before them is done;
 it runs in a thread of its own, so the replica stays responsive. A request has one deadline for all of this. Nothing
 waits in Serve's own queue, which looks for room only now and then. Scoring changes nothing, so a call whose replica
 died goes to another, and waits there or for the one that Serve starts in its place.
@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -82,17 +83,26 @@ class RewardReplica:
 
         `statements`: of each row's problem.
 
-        A failure is a column, not an exception.
+        A failure is a column of its group's, not an exception.
         """
         from pgrpo_ray.data.scalars import thinking_table
 
-        reasonings = rollouts["thinking"].take(rows).to_pylist()
-        items = dict(zip(rows, zip(statements, reasonings, strict=True), strict=True))
-        try:
-            scored = await self._with_others(list(items.values()), timeout_s)
-        except PgrpoError as error:
-            return thinking_table(rollouts.num_rows, {}, dict.fromkeys(items, f"{type(error).__name__}: {error}"))
-        return thinking_table(rollouts.num_rows, {row: one.score for row, one in zip(items, scored, strict=True)})
+        asked = rollouts.select(["problem_id", "thinking"]).take(rows)
+        groups: dict[str, dict[int, tuple[str, str]]] = defaultdict(dict)
+        for row, problem, *item in zip(
+            rows, asked["problem_id"].to_pylist(), statements, asked["thinking"].to_pylist(), strict=True
+        ):
+            groups[problem][row] = tuple(item)
+        asking = (self._with_others(list(items.values()), timeout_s) for items in groups.values())
+        scores, errors = {}, {}
+        for items, answer in zip(groups.values(), await asyncio.gather(*asking, return_exceptions=True), strict=True):
+            if isinstance(answer, PgrpoError):
+                errors |= dict.fromkeys(items, f"{type(answer).__name__}: {answer}")
+            elif isinstance(answer, BaseException):
+                raise answer
+            else:
+                scores |= {row: one.score for row, one in zip(items, answer, strict=True)}
+        return thinking_table(rollouts.num_rows, scores, errors)
 
     async def _with_others(self, items: Items, timeout_s: float) -> list[Any]:
         """Score one group's items in a batch with those of groups that wait at the same time."""

@@ -294,7 +294,8 @@ class LearnerRole:
         sync, rank = self._config.sync, self._worker.engine.rank
         self._client = TransferClient(workers, sync.deadline_s)
         source = PolicySource(self._worker.parameters, self._worker.named_weights)
-        self._sender = open_transfer(sync.transport, rank, host, port, len(workers), self._client, source)
+        meeting = (sync.transport, rank, host, port, len(workers))
+        self._sender = open_transfer(*meeting, sync.chunk_mib << 20, self._client, source)
 
     def transfer(self, version: int) -> None:
         """Bring a version into every engine, GPU to GPU. Collective."""

@@ -17,13 +17,11 @@ import pyarrow as pa
 import ray
 
 from pgrpo_ray.actors import spawn, waits
+from pgrpo_ray.actors.group_flow import STREAM_AHEAD
 from pgrpo_ray.actors.pools import Judging
 from pgrpo_ray.config import RunConfig
 from pgrpo_ray.data import arrow
 from pgrpo_ray.types import Problem, PromptRequest
-
-STREAM_AHEAD = 4
-"""Groups that a rollout worker may have finished before one is taken, as in training."""
 
 
 @contextlib.contextmanager

@@ -206,8 +206,8 @@ def rollout_workers(config: RunConfig, model: str, pairs: PlacementGroup | None 
             cpus=section.threads_per_worker,
             threads=section.threads_per_worker,
             env=vllm_env(section.gpus_per_worker),
-            # A replacement and an evaluation go on beside the batches.
-            concurrency_groups={SAMPLING: derive(config).steps_ahead + 3},
+            # Batches ahead, each in up to three demands where late groups are dropped; a replacement and an evaluation.
+            concurrency_groups={SAMPLING: 3 * derive(config).steps_ahead + 3},
             **_place(index, pairs, section.gpus_per_worker),
         ).remote(config, model, index)
         for index in range(section.num_workers)

@@ -1,7 +1,7 @@
 """Waiting for Ray with a deadline and an owner. Every remote result of the driver comes through here."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -85,16 +85,6 @@ def get_all(owners: Mapping[Any, str], timeout_s: float, wait: WaitAny | None = 
         for ref in (wait or wait_any)(list(waiting), left, " and ".join(sorted(set(waiting.values())))):
             found[ref] = _value(ref, timeout_s, waiting.pop(ref))
     return [found[ref] for ref in owners]
-
-
-def stream(generator: Any, timeout_s: float, stage: str) -> Iterator[Any]:
-    """Yield the references of a streaming generator; each may take `timeout_s`."""
-    while True:
-        wait_any([generator], timeout_s, stage)
-        try:
-            yield next(generator)
-        except StopIteration:
-            return
 
 
 def explain(error: RayError, stage: str, timeout_s: float) -> PgrpoError:

@@ -13,7 +13,7 @@ dtypes and shapes, then rank 0 drives vLLM's weight transfer by calls of its own
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from pgrpo_ray.actors import waits
@@ -55,31 +55,28 @@ def _transfer(
     expecting = [worker.expect.remote(version, parameters) for worker in rollout]
     waits.get(expecting, deadline.left(), "rollout worker", wait_any)
     sending = [rank.transfer.remote(version) for rank in learner]
-    try:
-        waits.get(sending, deadline.left(), "learner", wait_any)
-    except PgrpoError as error:
-        cause = deadline.missed() or error
-        raise WeightSyncError(
-            f"version {version} did not reach every rollout worker's GPU; those that had begun to receive it do not "
-            f"sample. {cause}"
-        ) from cause
+    while sending:
+        for ref in deadline.wait(sending, "learner", wait_any):
+            sending.remove(ref)
+            try:
+                waits.get(ref, deadline.left(), "learner")
+            except PgrpoError as error:
+                raise WeightSyncError(
+                    f"version {version} did not reach every rollout worker's GPU; those that had begun to receive it "
+                    f"do not sample. {error}"
+                ) from error
 
 
 def _publish_checked(
     learner: Sequence[Any], rollout: Sequence[Any], version: int, deadline_s: float, wait_any: waits.WaitAny
 ) -> None:
-    deadline = _Deadline(deadline_s, version)
-    try:
-        _receive(learner, rollout, version, deadline, wait_any)
-    except StageError as error:
-        if missed := deadline.missed():
-            raise missed from error
-        raise
+    _receive(learner, rollout, version, _Deadline(deadline_s, version, ", so none has loaded any of it"), wait_any)
     deadline = _Deadline(deadline_s, version)
     loading, failures = [worker.load_weights.remote(version) for worker in rollout], []
     for ref in loading:  # all are heard: each that succeeds serves the new version
+        deadline.wait([ref], "rollout worker", wait_any)
         try:
-            waits.get(ref, deadline.left(), "rollout worker", wait_any)
+            waits.get(ref, deadline.left(), "rollout worker")
         except PgrpoError as error:
             failures.append(error)
     if failures:
@@ -95,34 +92,35 @@ def _receive(
     """Return when each worker has confirmed the whole version."""
     streams = [rank.publish.options(num_returns="streaming").remote(version) for rank in learner]
     answers: list[list[Any]] = [[] for _ in rollout]
-    last = None
-    for last in _refs(streams[0], deadline, wait_any):
-        for worker, refs in zip(rollout, answers, strict=True):
-            refs.append(worker.receive_weights.remote(last))
-    # Small, as it only makes the others whole; a learner's error is here.
-    waits.get(last, deadline.left(), "learner", wait_any)
-    for silent in streams[1:]:  # these ranks only help to gather; their streams end empty, or with an error
-        for ref in _refs(silent, deadline, wait_any):
-            waits.get(ref, deadline.left(), "learner", wait_any)
-    try:
-        confirmed = waits.get([refs[-1] for refs in answers], deadline.left(), "rollout worker", wait_any)
-    except PgrpoError as error:
-        cause = _first_cause(answers) or deadline.missed() or error
-        raise WeightSyncError(
-            f"version {version} did not reach every rollout worker, so none has loaded any of it. {cause}"
-        ) from cause
-    if any(answer != version for answer in confirmed):
-        raise WeightSyncError(f"rollout workers confirmed versions {confirmed} after version {version} was published.")
-
-
-def _refs(stream: Any, deadline: "_Deadline", wait_any: waits.WaitAny) -> Iterator[Any]:
-    """Yield the references of a learner's stream until it ends."""
-    while True:
-        wait_any([stream], deadline.left(), "learner")
-        try:
-            yield next(stream)
-        except StopIteration:
-            return
+    # All at once, as a rank that fails leaves the others waiting in a collective. The first gives out the parts; the
+    # others only help to gather: their streams end empty, or with an error.
+    going, last = list(streams), None
+    while going:
+        for stream in deadline.wait(going, "learner", wait_any):
+            part = next(stream, None)
+            if part is None:
+                going.remove(stream)
+                if stream is streams[0]:  # its last part is small, as it only makes the others whole, or its error
+                    waits.get(last, deadline.left(), "learner")
+            elif stream is streams[0]:
+                for worker, refs in zip(rollout, answers, strict=True):
+                    refs.append(worker.receive_weights.remote(part))
+                last = part
+            else:
+                waits.get(part, deadline.left(), "learner")
+    waiting = {refs[-1] for refs in answers}
+    while waiting:
+        for ref in deadline.wait(list(waiting), "rollout worker", wait_any):
+            waiting.remove(ref)
+            try:
+                confirmed = waits.get(ref, deadline.left(), "rollout worker")
+            except PgrpoError as error:
+                cause = _first_cause(answers) or error
+                raise WeightSyncError(
+                    f"version {version} did not reach every rollout worker, so none has loaded any of it. {cause}"
+                ) from cause
+            if confirmed != version:
+                raise WeightSyncError(f"a rollout worker confirmed version {confirmed}, {version} was published.")
 
 
 def _first_cause(answers: list[list[Any]]) -> PgrpoError | None:
@@ -176,10 +174,22 @@ class TransferClient:
 class _Deadline:
     """When one half of a publication must be over."""
 
-    def __init__(self, seconds: float, version: int):
+    def __init__(self, seconds: float, version: int, so: str = ""):
+        """`so`: what follows from it when it is missed."""
         self._seconds = seconds
+        self._so = so
         self._end = time.monotonic() + seconds
         self._version = version
+
+    def wait(self, refs: list[Any], stage: str, wait_any: waits.WaitAny) -> list[Any]:
+        """Return those that are ready, at least one. Raises `WeightSyncError` where time is up, and what others who are
+        waited for meanwhile raise, as it is."""
+        try:
+            return wait_any(refs, self.left(), stage)
+        except StageError as error:
+            if missed := self.missed():
+                raise missed from error
+            raise
 
     def left(self) -> float:
         """Return the seconds that are left. Raises `WeightSyncError` where none are."""
@@ -192,6 +202,6 @@ class _Deadline:
         if time.monotonic() < self._end - 0.05:  # a wait of Ray's may end some milliseconds early
             return None
         return WeightSyncError(
-            f"version {self._version} was not with every rollout worker within {self._seconds:g} s. Raise "
-            "sync.deadline_s if the model is that large; else look into the roles' logs in Ray's session folder."
+            f"version {self._version} was not with every rollout worker within {self._seconds:g} s{self._so}. "
+            "Raise sync.deadline_s if the model is that large; else look into the roles' logs in Ray's session folder."
         )

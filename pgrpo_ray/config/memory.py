@@ -189,8 +189,8 @@ def rollout_plan(config: RunConfig, shape: ModelShape, gpu_gib: float) -> RolePl
     longest = config.data.max_prompt_tokens + rollout.max_response_tokens
     weights = shape.num_parameters * _BYTES[dtype] / GIB
     full = kv_bytes_per_token(shape, dtype) * longest / GIB
-    # Sampling: float32 logits of every sequence, their softmax and a sorted copy; a chunk of new weights beside.
-    working = 3 * 4 * rollout.max_concurrent * shape.vocabulary / GIB + config.sync.chunk_mib / 1024
+    # Sampling: float32 logits of every sequence, their softmax and a sorted copy; what arrives of new weights beside.
+    working = 3 * 4 * rollout.max_concurrent * shape.vocabulary / GIB + _arriving_gib(config, shape)
     libraries = _libraries(rollout.gpus_per_worker)
     if rollout.kv_cache_mib is not None:
         cache = rollout.kv_cache_mib / 1024
@@ -213,6 +213,15 @@ def rollout_plan(config: RunConfig, shape: ModelShape, gpu_gib: float) -> RolePl
     # vLLM leaves what it does not take for itself, and measures before it takes: little more need stay free.
     reserve = 0.05 if rollout.kv_cache_mib is None else 0.1
     return RolePlan("rollout worker", rollout.num_workers, rollout.gpus_per_worker, parts, (note,), reserve)
+
+
+def _arriving_gib(config: RunConfig, shape: ModelShape) -> float:
+    """Return what an engine holds of new weights beside the old: a chunk, or the buffers of `sync.gpu_transfer`."""
+    chunk = config.sync.chunk_mib / 1024
+    if config.sync.transport == "object_store":
+        return chunk
+    largest = shape.vocabulary * shape.hidden * _BYTES[config.policy.dtype] / GIB
+    return max(chunk, largest) * (2 if config.sync.transport == "nccl" else 1)  # vLLM 0.32.0 fills one, empties one
 
 
 def colocated(learner: RolePlan, rollout: RolePlan) -> RolePlan:

@@ -277,7 +277,7 @@ class SyncSection(Section):
     """Parameters travel in buckets of about this size: one call a bucket, never one a parameter, MiB."""
     deadline_s: float = Field(600, gt=0)
     """Of each half of a publication: until every rollout worker has a whole version and has checked it, which touches
-    no engine; then until every engine has loaded it. On expiry the run stops. Seconds."""
+    no engine; then until every engine has loaded it. From GPU to GPU of the whole. On expiry the run stops. Seconds."""
     max_mismatch: float | None = Field(None, gt=0)
     """Largest `mismatch_mean` of a step: beyond it engine and learner do not compute the same policy, and the run
     stops. Nats. None: `MAX_MISMATCH` of `policy.dtype`."""

@@ -1,7 +1,8 @@
 """The Arrow columns of a rollout, stage by stage: what flows between processes and what lies on disk.
 
 Each stage (rollout, verdict, thinking, reward) appends its columns to the right of the earlier ones and never rewrites
-them. Rows of one table are the members of one group, in sampling order; a batch is the concatenation of its groups.
+them. Rows of one table are the members of one group after another, in sampling order; a batch is the concatenation of
+its groups.
 Token ids are the only truth from engine to loss; `prompt` and `response` are views for people. The schemas and their
 documentation are one and the same list here; `docs/rollouts.md` is kept equal to it by a test.
 

@@ -19,7 +19,7 @@ _FROM_VERDICT = ("verdict", "tests_passed", "tests_total", "execution_error")
 
 
 def scalar_table(rollouts: pa.Table, verdicts: pa.Table) -> pa.Table:
-    """Return the scalar columns of a judged group, with `prompt_length` and `response_length` in tokens."""
+    """Return the scalar columns of judged groups, with `prompt_length` and `response_length` in tokens."""
     return pa.table(
         {name: rollouts[name] for name in _FROM_ROLLOUT}
         | {name: verdicts[name] for name in _FROM_VERDICT}
@@ -31,7 +31,7 @@ def scalar_table(rollouts: pa.Table, verdicts: pa.Table) -> pa.Table:
 
 
 def thinking_table(num_rows: int, scores: Mapping[int, float], errors: Mapping[int, str] | None = None) -> pa.Table:
-    """Return the THINKING table of a group; `scores` maps the rows whose gate is open to R^t, `errors` to a failure."""
+    """Return the THINKING table of groups; `scores` maps the rows whose gate is open to R^t, `errors` to a failure."""
     return build_table(
         THINKING_SCHEMA,
         {

@@ -77,7 +77,7 @@ class RankShare:
     tables: tuple[int, ...]
     """Indices of the batch's ROLLOUT tables that the rank gets, ascending."""
     steps: tuple[ShareStep, ...]
-    policy_version: int = 0
+    policy_version: int
     """Of the weights that the learner holds as it begins."""
 
 
@@ -89,7 +89,7 @@ def share_of(
     places: Places,
     aggregation: Aggregation,
     max_tokens: int,
-    policy_version: int = 0,
+    policy_version: int,
 ) -> RankShare:
     """Cut `rank`'s share; `aggregation` and `max_tokens`: see `algo.batching.row_weights`."""
     tables = np.unique(places.row_tables[plan.rows_of(rank)])

@@ -6,6 +6,7 @@
     rollouts/           step-000012.arrow: every rollout of step 12 (written by the recorder, schema in `data.arrow`)
     evaluations/        before.arrow, after.arrow: every held-out rollout
     model/              the trained policy in Hugging Face format
+    trace.json          what ran when, for ui.perfetto.dev (`run.trace`)
     summary.json        what came out; written last, so its presence means that the run finished
 
 Owns the folder and the driver's files in it. An earlier run of the same name is moved to `<name>.1`, never

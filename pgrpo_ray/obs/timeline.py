@@ -4,6 +4,7 @@ A stage is busy while at least one span of it is open, as the driver sees it: fr
 there. For one thread. Times are `time.monotonic` seconds.
 """
 
+import contextlib
 import heapq
 import json
 import time
@@ -12,6 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
+
+from pgrpo_ray.errors import EnvironmentFault
+from pgrpo_ray.obs.disk import explain_full_disk
 
 
 @dataclass(eq=False, slots=True)
@@ -48,6 +52,7 @@ class Timeline:
         self._file: TextIO | None = None
         if trace is not None:
             # The list is never closed, which the format allows: a run that is killed leaves a trace that opens.
+            self._folder = trace.parent
             self._file = trace.open("w", encoding="utf-8")
             self._file.write("[\n")
 
@@ -79,18 +84,23 @@ class Timeline:
                 stage.seconds += now - stage.since
                 stage.since = now
             busy[name], stage.seconds = stage.seconds, 0.0
-        if self._file is not None:
-            self._file.write("".join(self._events))
-            self._file.flush()
-            self._events.clear()
+        self._write()
         return busy
 
     def close(self) -> None:
-        """Write what is left. Idempotent."""
+        """Write what is left; on a full disk, what there is room for. Idempotent."""
         if self._file is not None:
-            self.take()
-            self._file.close()
+            with contextlib.suppress(OSError, EnvironmentFault):  # a run that ends by an error tells that one
+                self._write()
+                self._file.close()
             self._file = None
+
+    def _write(self) -> None:
+        if self._file is not None:
+            with explain_full_disk(self._folder):
+                self._file.write("".join(self._events))
+                self._file.flush()
+            self._events.clear()
 
     def _event(self, span: Span, now: float) -> str:
         row = self._rows.get((span.stage, span.lane))

@@ -69,14 +69,14 @@ class EngineLoop:
 
         At once come those that have ended when the caller asks, up to `together`: one where the caller keeps up.
 
-        `version`: of the policy that the caller believes to be loaded when sampling begins; None: whichever is. Raises
-        `WeightSyncError` when another one is, also where none was ever published.
+        `version`: the oldest of the policy that may begin to sample; None: whichever is loaded. Raises
+        `WeightSyncError` when an older one is, also where none was ever published.
         """
         call = _Call(name)
 
         def begin() -> None:
             held = self._engine.policy_version
-            if version is not None and held != version:
+            if version is not None and (held is None or held < version):
                 has = "has no published one whole" if held is None else f"has version {held}"
                 raise WeightSyncError(f"asked to sample with policy version {version}, but the engine {has}.")
             for request in requests:
@@ -148,7 +148,8 @@ class EngineLoop:
                 self._step()
 
     def _may_step(self) -> bool:
-        return bool(self._calls) and all(len(call.ended) < AHEAD for call in self._calls.values())
+        lying = (len(call.ended) for call in self._calls.values())
+        return bool(self._calls) and not self._engine.paused and max(lying) < AHEAD
 
     def _step(self) -> None:
         try:

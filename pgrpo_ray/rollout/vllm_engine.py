@@ -55,7 +55,7 @@ class VllmEngine:
         self._section = section
         self._num_requests = 0
         self._running: dict[str, PromptRequest] = {}
-        self._broken = ""
+        self._broken, self.paused = "", False
         self.policy_version: int | None = None
         memory: dict[str, Any] = {}
         if section.kv_cache_mib is not None:
@@ -171,19 +171,25 @@ class VllmEngine:
         self._engine.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": init_info})
 
     def begin_transfer(self, version: int) -> None:
-        """Await the parts of a version; until `end_transfer` the engine refuses to sample."""
+        """Await the parts of a version; until `end_transfer` the engine is paused."""
         self._begin(version)
+        self.paused = True
         self._engine.collective_rpc("start_weight_update")
 
     def receive_transfer(self, update_info: dict[str, Any]) -> None:
         """Take a part of the version from the learner's GPU, straight into the model."""
-        with self._nothing_kept_of_a_failure():
-            self._engine.collective_rpc("update_weights", kwargs={"update_info": update_info})
+        try:
+            with self._nothing_kept_of_a_failure():
+                self._engine.collective_rpc("update_weights", kwargs={"update_info": update_info})
+        except BaseException:
+            self.paused = False  # who waits for groups shall hear of it
+            raise
 
     def end_transfer(self, version: int) -> None:
         """Serve the version, which has been received whole, from the next token on."""
         self._engine.collective_rpc("finish_weight_update")
         self._serve(version)
+        self.paused = False
 
     def _begin(self, version: int) -> None:
         """From here until `_serve` the engine may hold a mixture."""

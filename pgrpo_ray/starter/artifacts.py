@@ -33,6 +33,8 @@ from pgrpo_ray.starter.maths import problems as maths_problems
 
 WARMUP_PROBLEMS = 12000
 """Problems for the warm start and the reward model, apart from the held-out ones."""
+BUILD_TIMEOUT_S = 3600.0
+"""For another builder. Ours: on one slow core both parts take about 20 minutes."""
 PARTS = ("policy", "reward_model")
 _LIBRARIES = ("torch", "transformers", "tokenizers")
 _LOG_TAIL = 2000
@@ -131,20 +133,39 @@ def ensure_starter(
 
 @contextlib.contextmanager
 def _alone(cache: Path) -> Iterator[None]:
-    """Wait until nobody else builds in the folder, and keep others waiting for the length of the block."""
+    """Wait until nobody else builds in the folder, and keep others waiting for the length of the block.
+
+    Raises `EnvironmentFault` where another builder holds it for longer than any build takes.
+    """
     folder = os.open(cache, os.O_RDONLY)
     try:
+        deadline = time.monotonic() + BUILD_TIMEOUT_S
         with contextlib.suppress(OSError):  # not every network's file system can
-            fcntl.flock(folder, fcntl.LOCK_EX)
+            while not _locked(folder):
+                if time.monotonic() > deadline:
+                    raise EnvironmentFault(
+                        f"another process has been making a starter in {cache} for {BUILD_TIMEOUT_S / 60:.0f} minutes. "
+                        "End it if it hangs, or set PGRPO_CACHE to another folder."
+                    )
+                time.sleep(0.5)
         yield
     finally:
         os.close(folder)
 
 
+def _locked(folder: int) -> bool:
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 def content_key(section: StarterSection) -> str:
     """Return 12 hex digits of everything that decides what is built: settings, source and library versions.
 
-    `threads` is left out: it changes the last digits of a sum, not what the artifacts are.
+    `threads` is left out, and what the processor multiplies fast (`products`): they change digits, as another machine
+    does anyway, not what the artifacts are. `report.json` has both.
     """
     digest = hashlib.sha256(section.model_dump_json(exclude={"threads"}).encode())
     root = Path(pgrpo_ray.__file__).parent

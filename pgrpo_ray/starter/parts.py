@@ -33,11 +33,13 @@ def serve(parts: Mapping[str, Part]) -> None:
     os.dup2(2, 1)  # whatever libraries print goes to the log
     import torch
 
+    from pgrpo_ray.starter.products import fast_in_bfloat16
+
     part, folder, section_json = sys.argv[1:]
     section = StarterSection.model_validate_json(section_json)
     torch.set_num_threads(section.threads)
     started = time.monotonic()
-    report = parts[part](Path(folder), section)
+    report = parts[part](Path(folder), section) | {"bfloat16_products": fast_in_bfloat16()}
     _say({"report": {**report, f"{part}_s": round(time.monotonic() - started, 1)}})
 
 

@@ -10,6 +10,7 @@ what is trained shows in the logprobs (`sync.max_mismatch`). With `ipc` no bytes
 Nobody has run `nccl` and `ipc` on a GPU; tests drive the same calls over gloo. Imports vllm.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -27,13 +28,15 @@ from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 
 from pgrpo_ray.sync.weights import Parameters
 
-INIT_INFOS: dict[str, Callable[[int, str, int, int], TrainerInitInfo]] = {
-    # By transport, from rank, meeting place and number of rollout workers. The learner's rank 0 sends alone, the
-    # others only help to gather; so a group has one member more than there are workers.
-    "nccl": lambda rank, host, port, workers: NCCLTrainerInitInfo(
-        rank=rank, master_address=host, master_port=port, world_size=1 + workers
+INIT_INFOS: dict[str, Callable[[int, str, int, int, int], TrainerInitInfo]] = {
+    # By transport, from rank, meeting place, number of rollout workers and a buffer's bytes. The learner's rank 0 sends
+    # alone, the others only help to gather; so a group has one member more than there are workers.
+    "nccl": lambda rank, host, port, workers, size: NCCLTrainerInitInfo(
+        rank=rank, master_address=host, master_port=port, world_size=1 + workers, packed_buffer_size_bytes=size
     ),
-    "ipc": lambda rank, host, port, workers: IPCTrainerInitInfo(rank=rank, packed=True),
+    "ipc": lambda rank, host, port, workers, size: IPCTrainerInitInfo(
+        rank=rank, packed=True, packed_buffer_size_bytes=size
+    ),
 }
 
 
@@ -54,9 +57,19 @@ class PolicySource(WeightSource):
 
 
 def open_transfer(
-    transport: str, rank: int, host: str, port: int, workers: int, client: VLLMWeightSyncClient, source: PolicySource
+    transport: str,
+    rank: int,
+    host: str,
+    port: int,
+    workers: int,
+    chunk_bytes: int,
+    client: VLLMWeightSyncClient,
+    source: PolicySource,
 ) -> TrainerWeightTransferEngine[Any]:
-    """Connect this rank, and through `client` every worker; return what sends. Collective, once a run."""
-    return WeightTransferTrainerFactory.trainer_init(
-        INIT_INFOS[transport](rank, host, port, workers), client=client, source=source
-    )
+    """Connect this rank, and through `client` every worker; return what sends. Collective, once a run.
+
+    A buffer has `chunk_bytes`, or as many as the largest parameter, which vLLM 0.32.0 does not cut.
+    """
+    sizes = (meta.dtype.itemsize * math.prod(meta.shape) for meta in source.metadata())
+    init_info = INIT_INFOS[transport](rank, host, port, workers, max(chunk_bytes, *sizes))
+    return WeightTransferTrainerFactory.trainer_init(init_info, client=client, source=source)

@@ -1,8 +1,8 @@
 """Weights from learner to engines, version by version: how they travel, and how it is proved that they arrived.
 
-Owns: the wire format of the one transport that is built, `BucketPublisher` to `BucketReceiver` through Ray's object
-store. Does not own: gathering (learner), who is told when (`actors.weight_sync`), applying (the rollout engine).
-Another transport implements the same two seams, `protocols.WeightPublisher` and `protocols.WeightReceiver`.
+Owns: the wire format of the way through Ray's object store, `BucketPublisher` to `BucketReceiver`. Does not own:
+gathering (learner), who is told when (`actors.weight_sync`), applying (the rollout engine), the ways from GPU to GPU
+(`sync.gpu_transfer`).
 
 Invariants:
 - One call moves one bucket of about `bucket_bytes`, never one parameter.

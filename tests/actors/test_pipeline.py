@@ -196,6 +196,8 @@ def run_driver(tmp_path):
         steps=STEPS,
         tokens=2,
         run_log=RunLog,
+        num_problems=2 * PROMPTS + 1,
+        second_s=None,
     ):
         config = parse(
             {
@@ -211,7 +213,7 @@ def run_driver(tmp_path):
                 "cluster": {"stage_timeout_s": 30},
             }
         )
-        problems = [Problem(f"p{n}", "?", TestStyle.CALL, (CallCase([], 1),), "f") for n in range(2 * PROMPTS + 1)]
+        problems = [Problem(f"p{n}", "?", TestStyle.CALL, (CallCase([], 1),), "f") for n in range(num_problems)]
 
         def remote(cls, *args):
             groups = {CONTROL: 1, SAMPLING: 8}
@@ -224,7 +226,10 @@ def run_driver(tmp_path):
             ),
             reward=GroupScorer(reward.score.remote, 20.0),
             recorder=ray.remote(num_cpus=0)(Recorder).remote(),
-            rollout=[remote(SleepingRollout, seed + n, sample_s, even, cheats, tokens) for n in range(2)],
+            rollout=[
+                remote(SleepingRollout, seed + n, longest_s, even, cheats, tokens)
+                for n, longest_s in enumerate([sample_s, sample_s if second_s is None else second_s])
+            ],
             learner=[remote(SleepingLearner, rank, learn_s) for rank in range(2)],
         )
         log, console = run_log(config), Console(file=io.StringIO(), width=200)
@@ -289,6 +294,15 @@ def test_every_rollout_is_accounted_for_once_and_none_is_too_old(run_driver, see
     if late == "wait":
         assert (too_old, left, run.gave) == (0, 0, run.asked)
     assert max(version - min(versions) for version, *_, versions in run.rows) <= staleness
+
+
+def test_demands_hold_no_problem_twice_where_dropped_groups_shift_them_over_an_epochs_border(run_driver):
+    # As many problems as a step wants, so that each step is an epoch; one of the two workers is far behind.
+    settings = {"staleness": 2, "late": "drop", "second_s": 1.0, "steps": 8, "num_problems": PROMPTS}
+    run = run_driver("borders", **settings)
+    assert sum(step["too_old"] for step in run.steps) > 0
+    for table in run.tables:
+        assert len(set(table["problem_id"].to_pylist())) == len(table) // GROUP
 
 
 def test_with_a_staleness_the_next_batches_are_sampled_while_the_learner_learns(run_driver):

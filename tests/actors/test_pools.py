@@ -5,6 +5,7 @@ import sys
 import time
 from types import SimpleNamespace
 
+import pyarrow as pa
 import pytest
 import ray
 
@@ -35,10 +36,10 @@ class ScriptedPool:
             raise ZeroDivisionError("one over nothing")
         if self.mood == "hangs":
             time.sleep(60)
-        broken = self.mood == "broken"
-        judgement = Judgement(None if broken else Verdict.PASSED, 0, 1, 0.0, "", error="no Docker" if broken else None)
-        programs = rollouts["program"].to_pylist()
-        verdicts = arrow.verdict_table([None if program is None else judgement for program in programs])
+        passed, lost = Judgement(Verdict.PASSED, 0, 1, 0.0, ""), Judgement(None, 0, 1, 0.0, "", error="no Docker")
+        broken = {"broken": {"p", "q"}, "breaks for p": {"p"}}.get(self.mood, ())
+        rows = zip(rollouts["problem_id"].to_pylist(), rollouts["program"].to_pylist(), strict=True)
+        verdicts = arrow.verdict_table([program and (lost if name in broken else passed) for name, program in rows])
         return verdicts, scalar_table(rollouts, verdicts)
 
     @ray.method(concurrency_group=CONTROL)
@@ -102,6 +103,13 @@ def test_what_one_pool_loses_another_judges(make_pools, group, mood):
         assert judged(pools, group)["verdict"].to_pylist() == ["passed", None]
     assert pools.counts().judged_again == 1  # then the failing one rests, though it always has the fewest groups
     assert ray.get(pools.by_name["pool 1"].judged.remote()) == 5
+
+
+def test_of_groups_that_travel_together_one_that_is_lost_is_judged_by_another(make_pools, rollout_table):
+    pools = make_pools("breaks for p", "works")
+    together = ray.put(pa.concat_tables([rollout_table("q", ["x"]), rollout_table("p", ["x", "x"])]))
+    assert judged(pools, together)["verdict"].to_pylist() == ["passed"] * 3
+    assert pools.counts().judged_again == 1
 
 
 def test_what_a_hanging_pool_keeps_another_judges(make_pools, group):

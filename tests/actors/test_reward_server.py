@@ -8,8 +8,10 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from types import SimpleNamespace
 
 import httpx
+import pyarrow as pa
 import pytest
 import ray
 import torch
@@ -17,14 +19,14 @@ from ray import serve
 from tiny_qwen3 import TOKENIZER, tiny_config
 from transformers import Qwen3ForSequenceClassification
 
-from pgrpo_ray.actors.reward_server import RewardServer
+from pgrpo_ray.actors.reward_server import RewardReplica, RewardServer
 from pgrpo_ray.actors.scoring import GroupScorer
 from pgrpo_ray.actors.spawn import reward_env
 from pgrpo_ray.config import RewardModelSection
 from pgrpo_ray.config.serving import ServerSection
 from pgrpo_ray.data import arrow
 from pgrpo_ray.data.scalars import scalar_table, thinking_table
-from pgrpo_ray.errors import DeadlineError, EnvironmentFault, StageError
+from pgrpo_ray.errors import DeadlineError, EnvironmentFault, ModelError, StageError
 from pgrpo_ray.reward_model.http_api import make_app
 from pgrpo_ray.reward_model.model import RewardModel
 from pgrpo_ray.reward_model.scorer import RewardScorer
@@ -176,6 +178,22 @@ def test_the_driver_gets_thinking_tables_by_handle_and_only_passers_have_scores(
     rewards = groups.answer(scoring, 30)["thinking_reward"].to_pylist()
     (expected,) = scorer.score([("the statement", "t")])
     assert rewards == [pytest.approx(expected, abs=1e-5), None, None, pytest.approx(expected, abs=1e-5)]
+
+
+def test_of_groups_that_travel_together_one_that_fails_leaves_the_others_their_scores():
+    class Failing(RewardReplica):
+        def __init__(self):
+            pass
+
+        async def _with_others(self, items, timeout_s):
+            if any(reasoning == "bad" for _, reasoning in items):
+                raise ModelError("not a number")
+            return [SimpleNamespace(score=float(statement)) for statement, _ in items]
+
+    rollouts = pa.table({"problem_id": ["p", "p", "q", "q"], "thinking": ["a", "bad", "b", "c"]})
+    table = asyncio.run(Failing().score_groups(rollouts, [0, 1, 3], ["0.1", "0.1", "0.3"], 1.0))
+    assert table["thinking_reward"].to_pylist() == [None, None, None, 0.3]
+    assert table["thinking_error"].to_pylist() == ["ModelError: not a number"] * 2 + [None] * 2
 
 
 def test_a_group_without_passers_asks_nobody(rollout_table, local_ray):

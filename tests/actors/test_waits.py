@@ -96,10 +96,15 @@ def test_a_wait_for_any_gives_up_what_is_overdue_before_its_end(role, monkeypatc
         waits.wait_any([ref], 1, "execution pool", lambda: [])
 
 
-def test_a_stream_comes_through_and_a_stalled_one_ends(role):
-    stream = waits.stream(role.count.options(num_returns="streaming").remote(False), 30, "learner")
-    assert [waits.get(ref, 30, "learner") for ref in stream] == [1, 2]
-    stalled = waits.stream(role.count.options(num_returns="streaming").remote(True), 2, "learner")
-    assert [waits.get(next(stalled), 30, "learner") for _ in range(2)] == [1, 2]
-    with pytest.raises(StageError, match="learner: nothing finished within 2 s"):
-        next(stalled)
+def test_a_stream_is_ready_for_each_item_and_for_its_end_and_a_stalled_one_is_late(role):
+    for stalls in (False, True):
+        stream = role.count.options(num_returns="streaming").remote(stalls)
+        for number in (1, 2):
+            assert waits.wait_any([stream], 30, "learner") == [stream]
+            assert waits.get(next(stream), 30, "learner") == number
+        if stalls:
+            with pytest.raises(StageError, match="learner: nothing finished within 2 s"):
+                waits.wait_any([stream], 2, "learner")
+        else:
+            assert waits.wait_any([stream], 30, "learner") == [stream]
+            assert next(stream, None) is None

@@ -150,7 +150,7 @@ def updates(path, batch, config, num_updates=1, micro_batch_tokens=4096, save_af
         numbers, sizes = np.arange(GROUPS), np.full(GROUPS, SIZE)
         places = Places(numbers, 0 * numbers, sizes, sizes)
         shares = [
-            share_of(plan, rank, advantages, responses, places, aggregation, LONGEST) for rank in range(num_ranks)
+            share_of(plan, rank, advantages, responses, places, aggregation, LONGEST, 0) for rank in range(num_ranks)
         ]
         for number in range(num_updates):
             running = [

@@ -26,7 +26,7 @@ class SlowEngine:
         self.number = self.steps = 0
         self.threads = {threading.get_ident()}
         self.fault = None
-        self.broken = False
+        self.broken = self.paused = False
 
     def add(self, request, group_size, temperature):
         self.threads.add(threading.get_ident())
@@ -155,6 +155,28 @@ def test_what_nobody_takes_stops_the_engine_and_weights_still_load(loop):
     time.sleep(0.05)
     assert loop._engine.steps == stopped
     assert len([first, *stream]) == 39
+
+
+def test_nothing_is_sampled_while_a_version_arrives_part_by_part(loop):
+    def begin(engine):
+        engine.paused = True
+
+    def end(engine):
+        engine.policy_version, engine.paused = 1, False
+
+    stream = loop.generate(requests(40), 1, 1.0, 0)
+    thread = threading.Thread(target=lambda: groups.extend(next(stream)))
+    groups = []
+    thread.start()
+    while not loop.order(lambda engine: engine.running):
+        time.sleep(0.001)
+    loop.order(begin)
+    steps = loop.order(lambda engine: engine.steps)
+    time.sleep(0.05)
+    assert loop.order(lambda engine: engine.steps) == steps < 40
+    loop.order(end)
+    thread.join(10)
+    assert [version for version, _ in groups[0].versions[0]] == [0, 1]
 
 
 def test_an_error_of_the_engine_reaches_everyone_who_waits(loop):

@@ -127,6 +127,19 @@ def test_an_engine_takes_what_is_left_or_what_is_set():
     assert "holds 36 sequences" in fixed.notes[0] and "35.0 GiB, so vLLM lets some wait" in fixed.notes[0]
 
 
+@pytest.mark.parametrize(("transport", "buffers"), [("nccl", 2), ("ipc", 1)])
+def test_a_transfer_between_gpus_holds_buffers_of_the_largest_parameter(transport, buffers):
+    cluster = {"colocate": transport == "ipc"}
+    rollout = {"kv_cache_mib": 10240}
+    store, gpu = (
+        parts(rollout_plan(run(rollout=rollout, cluster=cluster, sync={"transport": one}), SHAPE, 80))
+        for one in ("object_store", transport)
+    )
+    largest = 2 * SHAPE.vocabulary * SHAPE.hidden
+    arrives = "sampling, weights that arrive"
+    assert gpu[arrives] - store[arrives] == pytest.approx((buffers * largest - (64 << 20)) / GIB)
+
+
 def test_the_reward_server_by_hand():
     section = {"batch_size": 8, "max_length_tokens": 5120}
     plan = reward_plan(run(reward_model=section), SHAPE)

@@ -35,7 +35,7 @@ def test_shares_of_all_ranks_cover_every_row_with_gradient_once(sizes, num_ranks
     assert np.concatenate(tables)[places.in_all()].tolist() == list(range(total))
     seen = []
     for rank in range(num_ranks):
-        share = share_of(plan, rank, advantages, lengths, places, "sequence_mean", 99)
+        share = share_of(plan, rank, advantages, lengths, places, "sequence_mean", 99, 0)
         fetched = np.concatenate([tables[table] for table in share.tables] or [[]])
         needed = set()
         for step, mini_batch in zip(share.steps, plan.mini_batches, strict=True):

@@ -158,6 +158,8 @@ class NullEngine:
 
     parameters = OWN
 
+    paused = False
+
     def __init__(self):
         self.held = dict(some_weights(shift=-1.0))
         self.policy_version = None
@@ -244,7 +246,7 @@ def test_a_version_takes_the_place_of_one_that_was_never_loaded():
     assert torch.equal(dict(receiver.load(4))["embed"], some_weights(1.0)[0][1])
 
 
-def test_a_worker_samples_only_with_the_version_that_it_is_believed_to_have():
+def test_a_worker_samples_with_no_older_version_than_it_is_believed_to_have():
     worker = worker_of(engine := NullEngine())
     request = PromptRequest("p", (1, 2), 0)
     with pytest.raises(WeightSyncError, match="policy version 0, but the engine has no published one"):
@@ -252,8 +254,9 @@ def test_a_worker_samples_only_with_the_version_that_it_is_believed_to_have():
     worker.load_weights(received(published()).load(3), 3)
     with pytest.raises(WeightSyncError, match="policy version 4, but the engine has version 3"):
         next(worker.generate([request], 1, 1.0, version=4))
-    (table,) = worker.generate([request], 1, 1.0, version=3)
-    assert table["policy_version"].to_pylist() == [3]
+    for version in (2, 3):  # a newer one than was asked for is as good
+        (table,) = worker.generate([request], 1, 1.0, version=version)
+        assert table["policy_version"].to_pylist() == [3]
     engine.breaks = True
     with pytest.raises(MemoryError):
         worker.load_weights(received(published(version=4)).load(4), 4)
