@@ -191,8 +191,8 @@ def test_of_groups_that_travel_together_one_that_fails_leaves_the_others_their_s
             return [SimpleNamespace(score=float(statement)) for statement, _ in items]
 
     rollouts = pa.table({"problem_id": ["p", "p", "q", "q"], "thinking": ["a", "bad", "b", "c"]})
-    table = asyncio.run(Failing().score_groups(rollouts, [0, 1, 3], ["0.1", "0.1", "0.3"], 1.0))
-    assert table["thinking_reward"].to_pylist() == [None, None, None, 0.3]
+    table = asyncio.run(Failing().score_groups(rollouts, [0, 1, 3], ["0.5", "0.5", "0.25"], 1.0))
+    assert table["thinking_reward"].to_pylist() == [None, None, None, 0.25]
     assert table["thinking_error"].to_pylist() == ["ModelError: not a number"] * 2 + [None] * 2
 
 
