@@ -380,7 +380,7 @@ def main() -> int:
     ]
     result = {
         "question": __doc__.splitlines()[0],
-        "command": " ".join(["python", "benchmarks/driver_cost.py", *map(str, sys.argv[1:])]),
+        "command": f"python benchmarks/driver_cost.py{' --before FOLDER' if arguments.before else ''}",
         "commit": output("git", "rev-parse", "HEAD"),
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()} {platform.release()}",
         "load": os.getloadavg()[0],

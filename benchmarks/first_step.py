@@ -77,7 +77,7 @@ def main() -> int:
     medians = {name: statistics.median(one["seconds"] for one in several) for name, several in runs.items()}
     result = {
         "question": __doc__.splitlines()[0],
-        "command": " ".join(["python", "benchmarks/first_step.py", *map(str, sys.argv[1:])]),
+        "command": f"python benchmarks/first_step.py{' --before FOLDER' if arguments.before else ''}",
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()} {platform.release()}",
         "seconds": medians,
         "runs": runs,

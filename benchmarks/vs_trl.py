@@ -261,7 +261,7 @@ def speed(bench: Bench, ways: list[str], rounds: int, batches: int) -> dict[str,
             try:
                 run = bench.run(way, batches, number)
             except Failed as error:
-                failures[way] = str(error)
+                failures[way] = str(error).replace(str(bench.environments), "ENVIRONMENTS")
                 print(f"{way}: does not run: {error}", flush=True)
                 continue
             one = figures(run)
@@ -328,7 +328,8 @@ def main() -> int:
     starter = ensure_starter(config.starter, preflight.cache_folder())
     result: dict[str, Any] = {
         "question": __doc__.splitlines()[0],
-        "command": " ".join(["python", "benchmarks/vs_trl.py", *sys.argv[1:]]),
+        "command": f"python benchmarks/vs_trl.py --rounds {arguments.rounds} --batches {arguments.batches} "
+        f"--learning {arguments.learning}",
         "commit": subprocess.run(
             ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=REPOSITORY
         ).stdout.strip(),
