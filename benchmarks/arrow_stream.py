@@ -24,8 +24,6 @@ import argparse
 import json
 import os
 import pickle
-import platform
-import subprocess
 import sys
 import time
 from collections import defaultdict
@@ -35,6 +33,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from provenance import origin
 
 from pgrpo_ray.data import arrow
 from pgrpo_ray.data.padding import TOKEN_COLUMNS, VERSION_COLUMNS, TokenRows
@@ -328,8 +327,7 @@ def main() -> int:
     result = {
         "question": __doc__.splitlines()[0],
         "command": " ".join(["python", "benchmarks/arrow_stream.py", *sys.argv[1:]]),
-        "commit": output("git", "rev-parse", "HEAD"),
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()} {platform.release()}",
+        **origin(),
         "load": os.getloadavg()[0],
         "group_size": GROUP,
         "window_groups": WINDOW,
@@ -368,11 +366,6 @@ def plot(cases: list[dict[str, Any]], path: Path) -> None:
     axes.legend()
     figure.tight_layout()
     figure.savefig(path, dpi=100)
-
-
-def output(*command: str) -> str:
-    """Return what a command prints."""
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=REPOSITORY).stdout.strip()
 
 
 if __name__ == "__main__":

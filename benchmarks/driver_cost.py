@@ -18,7 +18,6 @@ import functools
 import io
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -30,6 +29,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+from provenance import origin
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = REPOSITORY / "benchmarks" / "results"
@@ -381,8 +381,7 @@ def main() -> int:
     result = {
         "question": __doc__.splitlines()[0],
         "command": f"python benchmarks/driver_cost.py{' --before FOLDER' if arguments.before else ''}",
-        "commit": output("git", "rev-parse", "HEAD"),
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()} {platform.release()}",
+        **origin(),
         "load": os.getloadavg()[0],
         "group_size": arguments.group_size,
         "unit": "microseconds of CPU time of the driver's thread per rollout",
@@ -458,11 +457,6 @@ def plot(cases: list[dict[str, Any]], path: Path) -> None:
     axes.legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.tight_layout()
     figure.savefig(path, dpi=100)
-
-
-def output(*command: str) -> str:
-    """Return what a command prints."""
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=REPOSITORY).stdout.strip()
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ Docker, image) is not part of it. Writes `first-step.json` to `benchmarks/result
 import argparse
 import json
 import os
-import platform
 import re
 import statistics
 import subprocess
@@ -20,6 +19,8 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from provenance import commit, machine
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = REPOSITORY / "benchmarks" / "results"
@@ -78,7 +79,7 @@ def main() -> int:
     result = {
         "question": __doc__.splitlines()[0],
         "command": f"python benchmarks/first_step.py{' --before FOLDER' if arguments.before else ''}",
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()} {platform.release()}",
+        "machine": machine(),
         "seconds": medians,
         "runs": runs,
     }
@@ -88,13 +89,6 @@ def main() -> int:
     arguments.results.mkdir(exist_ok=True)
     (arguments.results / "first-step.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     return 0
-
-
-def commit(tree: Path) -> str:
-    """Return the commit of a checkout."""
-    return subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=tree
-    ).stdout.strip()
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from provenance import commit
 
 from pgrpo_ray.algo.rewards import Signals, Term, reward_rule
 
@@ -195,9 +196,7 @@ def main() -> int:
     result = {
         "question": __doc__.splitlines()[0],
         "command": " ".join(["python", "benchmarks/gpu.py", *sys.argv[1:]]),
-        "commit": subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=REPOSITORY
-        ).stdout.strip(),
+        "commit": commit(),
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, {', '.join(cards) or 'no GPU'}",
         "model": arguments.model or f"random, {arguments.size}",
         "parameters": arguments.parameters,

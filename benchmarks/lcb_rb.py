@@ -11,7 +11,6 @@ the starter's reward model is scored and probed. Writes figures, machine and com
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
+from provenance import origin
 
 REPOSITORY = Path(__file__).parents[1]
 RESULTS = REPOSITORY / "benchmarks" / "results"
@@ -57,8 +57,7 @@ def main() -> int:
         "question": "does the reward model order reasoning better than length alone, and what fools it?",
         # Values of arguments are places on this machine; which were given is what counts.
         "command": " ".join(["python benchmarks/lcb_rb.py", *(word for word in sys.argv[1:] if word[:2] == "--")]),
-        "commit": output("git", "rev-parse", "HEAD"),
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()} {platform.release()}",
+        **origin(),
         "build_s": round(built - started, 1),
         "samples": "were there before" if sampled_before else "made in this run",
         "score_and_probe_s": round(time.monotonic() - built, 1),
@@ -92,11 +91,6 @@ def pgrpo(log: Any, *arguments: str) -> None:
 def without_paths(one: dict[str, Any]) -> dict[str, Any]:
     """Leave out where the model lay."""
     return {key: value for key, value in one.items() if key != "model"}
-
-
-def output(*command: str) -> str:
-    """What a command prints."""
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def enough(result: dict[str, Any], pairs: int) -> bool:

@@ -9,8 +9,6 @@ sample. Writes table, machine and command to `benchmarks/results/learning-over-s
 
 import argparse
 import json
-import os
-import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +17,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
+from provenance import origin
 
 REPOSITORY = Path(__file__).parents[1]
 RESULTS = REPOSITORY / "benchmarks" / "results"
@@ -44,8 +43,7 @@ def main() -> int:
     result = {
         "question": f"does held-out pass@1 rise by {arguments.points:g} points?",
         "command": "python benchmarks/learning_over_seeds.py " + " ".join(sys.argv[1:]),
-        "commit": output("git", "rev-parse", "HEAD"),
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()} {platform.release()}",
+        **origin(),
         "versions": summary["versions"],
         "gains_points": [round(gain, 1) for gain in gains],
         "runs": rows,
@@ -69,11 +67,6 @@ def train(config: str, seed: int, runs: str, log) -> Path:
     print(f"$ pgrpo train {config} {' '.join(f'--set {override}' for override in overrides)}", file=log, flush=True)
     subprocess.run(command, cwd=REPOSITORY, stdout=log, stderr=subprocess.STDOUT, check=True)
     return REPOSITORY / runs / name
-
-
-def output(*command: str) -> str:
-    """What a command prints."""
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def plot(curves: dict[int, list[dict]], path: Path) -> None:

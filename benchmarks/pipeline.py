@@ -18,8 +18,6 @@ longest stage.
 import argparse
 import io
 import json
-import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -32,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from driver_cost import NullExecution, NullLearner, NullRecorder, NullReward, NullRollout
+from provenance import origin
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = REPOSITORY / "benchmarks" / "results"
@@ -241,13 +240,6 @@ def main() -> int:
         result["real"] = {**origin(), "runs": all_real()}
         file.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     return 1 if slow else 0
-
-
-def origin() -> dict[str, str]:
-    """Return where figures come from."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=REPOSITORY)
-    machine = f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()} {platform.release()}"
-    return {"machine": machine, "commit": commit.stdout.strip()}
 
 
 def all_artificial(aheads: list[int], trace: Path) -> dict[str, Any]:

@@ -19,8 +19,6 @@ budget. Every reasoning is scored in every arm, for the record; what an arm lear
 
 import argparse
 import json
-import os
-import platform
 import subprocess
 import sys
 import time
@@ -31,6 +29,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
+from provenance import origin
 from reward_hacking_facts import count_facts
 from reward_hacking_models import REWARD_MODELS, ensure
 from reward_hacking_report import write_report
@@ -182,17 +181,10 @@ def keep(folder: Path, arm: str, seed: int, final: Path, accuracy: float | None)
         "config": (folder / "config.yaml").read_text(),
         "rollouts": sum(row["issued"] for row in steps),
         "seconds": summary["seconds"],
-        "commit": revision(),
         "summary": summary,
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()} {platform.release()}",
+        **origin(),
     }
     (final / "run.json").write_text(json.dumps(about, indent=2) + "\n")
-
-
-def revision() -> str:
-    """The commit of this tree; empty where git does not know."""
-    found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    return found.stdout.strip()
 
 
 def _exercises() -> dict[str, Exercise]:

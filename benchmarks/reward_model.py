@@ -11,8 +11,6 @@ already is read, not trained again. Exits with 1 unless the shipped config order
 
 import argparse
 import json
-import os
-import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +20,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
+from provenance import origin
 
 from pgrpo_ray import preflight
 from pgrpo_ray.config import load_tree
@@ -55,8 +54,7 @@ def main() -> int:
     result = {
         "question": __doc__.splitlines()[0],
         "command": "python benchmarks/reward_model.py",
-        "commit": output("git", "rev-parse", "HEAD"),
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()} {platform.release()}",
+        **origin(),
         "longer_wins": shortcuts.longer_wins.accuracy,
         "bag_of_words": shortcuts.bag_of_words.accuracy,
         "arms": arms,
@@ -116,11 +114,6 @@ def plot(arms: dict[str, dict[str, Any]], path: Path) -> None:
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(arms))
     figure.tight_layout()
     figure.savefig(path, dpi=100)
-
-
-def output(*command: str) -> str:
-    """Return what a command prints."""
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=REPOSITORY).stdout.strip()
 
 
 if __name__ == "__main__":

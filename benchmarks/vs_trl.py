@@ -25,7 +25,6 @@ model on held-out problems by `pgrpo eval`. Writes `vs-trl.json` and `.png` to `
 import argparse
 import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -38,6 +37,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from provenance import origin
 
 from pgrpo_ray import launch, preflight
 from pgrpo_ray.config import RunConfig, load
@@ -330,10 +330,7 @@ def main() -> int:
         "question": __doc__.splitlines()[0],
         "command": f"python benchmarks/vs_trl.py --rounds {arguments.rounds} --batches {arguments.batches} "
         f"--learning {arguments.learning}",
-        "commit": subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=REPOSITORY
-        ).stdout.strip(),
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()} {platform.release()}",
+        **origin(),
         "versions": {**launch.versions(), "trl": TRL[0].partition("==")[2]},
     }
     with tempfile.TemporaryDirectory() as folder:

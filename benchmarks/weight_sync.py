@@ -13,10 +13,7 @@ Exits with 1 unless the largest size reaches `--wanted` of the memcpy with plain
 
 import argparse
 import json
-import os
-import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -33,6 +30,7 @@ import torch
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
+from provenance import origin
 
 from pgrpo_ray.actors import waits, weight_sync
 from pgrpo_ray.actors.cluster import actor_class, vllm_env
@@ -211,8 +209,7 @@ def main() -> int:
     result = {
         "question": __doc__.splitlines()[0],
         "command": " ".join(["python", "benchmarks/weight_sync.py", *sys.argv[1:]]),
-        "commit": output("git", "rev-parse", "HEAD"),
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()} {platform.release()}",
+        **origin(),
         "cases": cases,
     }
     arguments.results.mkdir(exist_ok=True)
@@ -306,11 +303,6 @@ def plot(cases: list[dict[str, Any]], path: Path) -> None:
     axes.legend()
     figure.tight_layout()
     figure.savefig(path, dpi=100)
-
-
-def output(*command: str) -> str:
-    """Return what a command prints."""
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=REPOSITORY).stdout.strip()
 
 
 if __name__ == "__main__":

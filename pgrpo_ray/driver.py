@@ -29,7 +29,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count, islice
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -137,11 +137,11 @@ class Driver:
         self._timeline = Timeline(log.folder / "trace.json" if config.run.trace else None)
         statements = {problem.id: problem.prompt for problem in problems}
         self._flow = GroupFlow(fleet.rollout, fleet.pools, fleet.reward, statements, self._timeout_s, self._timeline)
-        self._fresh = self._issue()
+        self._batches = self._issue()
+        self._unasked: list[PromptRequest] = []
+        """Of the sampler's batch at hand, what nobody was asked for yet."""
         self._asked: deque[Demand] = deque()
         """What was asked for and is not wholly taken, oldest first."""
-        self._issued = 0
-        """Requests that were taken from the sampler's batches."""
         self._asked_rollouts = 0
         self._policy_version = 0
         self._writing: Any = None
@@ -213,10 +213,10 @@ class Driver:
             "judged_again": counts.judged_again,
         }
 
-    def _issue(self) -> Iterator[PromptRequest]:
+    def _issue(self) -> Iterator[list[PromptRequest]]:
         """Yield the requests of step 1, 2, ... without end."""
         for step in count(1):
-            yield from self._requests(self._sampler.batch(step - 1), TRAINING, step)
+            yield self._requests(self._sampler.batch(step - 1), TRAINING, step)
 
     def _ask_ahead(self, step: int) -> None:
         """Ask for what may be sampled from now on: batches of this step and of those that may be ahead."""
@@ -224,9 +224,9 @@ class Driver:
         last = min(run.steps, step + self._derived.steps_ahead)
         missing = (last - step + 1) * per_step - outstanding(self._asked)
         while missing > 0 and (run.max_rollouts is None or self._asked_rollouts < run.max_rollouts):
-            # Of one batch of the sampler's: two may hold the same problem, and a demand may not.
-            requests = list(islice(self._fresh, min(missing, per_step - self._issued % per_step)))
-            self._issued += len(requests)
+            # Of one batch of the sampler's: two may hold the same problem, and a demand may not hold it twice.
+            self._unasked = self._unasked or next(self._batches)
+            requests, self._unasked = self._unasked[:missing], self._unasked[missing:]
             self._asked.append(self._ask(requests))
             missing -= len(requests)
 

@@ -13,7 +13,7 @@ dtypes and shapes, then rank 0 drives vLLM's weight transfer by calls of its own
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pgrpo_ray.actors import waits
@@ -54,17 +54,14 @@ def _transfer(
     parameters = waits.get(learner[0].parameters.remote(), deadline.left(), "learner", wait_any)
     expecting = [worker.expect.remote(version, parameters) for worker in rollout]
     waits.get(expecting, deadline.left(), "rollout worker", wait_any)
-    sending = [rank.transfer.remote(version) for rank in learner]
-    while sending:
-        for ref in deadline.wait(sending, "learner", wait_any):
-            sending.remove(ref)
-            try:
-                waits.get(ref, deadline.left(), "learner")
-            except PgrpoError as error:
-                raise WeightSyncError(
-                    f"version {version} did not reach every rollout worker's GPU; those that had begun to receive it "
-                    f"do not sample. {error}"
-                ) from error
+    for ref in deadline.as_ready([rank.transfer.remote(version) for rank in learner], "learner", wait_any):
+        try:
+            waits.get(ref, deadline.left(), "learner")
+        except PgrpoError as error:
+            raise WeightSyncError(
+                f"version {version} did not reach every rollout worker's GPU; those that had begun to receive it do "
+                f"not sample. {error}"
+            ) from error
 
 
 def _publish_checked(
@@ -73,8 +70,7 @@ def _publish_checked(
     _receive(learner, rollout, version, _Deadline(deadline_s, version, ", so none has loaded any of it"), wait_any)
     deadline = _Deadline(deadline_s, version)
     loading, failures = [worker.load_weights.remote(version) for worker in rollout], []
-    for ref in loading:  # all are heard: each that succeeds serves the new version
-        deadline.wait([ref], "rollout worker", wait_any)
+    for ref in deadline.as_ready(loading, "rollout worker", wait_any):  # all are heard: some may serve the new version
         try:
             waits.get(ref, deadline.left(), "rollout worker")
         except PgrpoError as error:
@@ -108,19 +104,16 @@ def _receive(
                 last = part
             else:
                 waits.get(part, deadline.left(), "learner")
-    waiting = {refs[-1] for refs in answers}
-    while waiting:
-        for ref in deadline.wait(list(waiting), "rollout worker", wait_any):
-            waiting.remove(ref)
-            try:
-                confirmed = waits.get(ref, deadline.left(), "rollout worker")
-            except PgrpoError as error:
-                cause = _first_cause(answers) or error
-                raise WeightSyncError(
-                    f"version {version} did not reach every rollout worker, so none has loaded any of it. {cause}"
-                ) from cause
-            if confirmed != version:
-                raise WeightSyncError(f"a rollout worker confirmed version {confirmed}, {version} was published.")
+    for ref in deadline.as_ready([refs[-1] for refs in answers], "rollout worker", wait_any):
+        try:
+            confirmed = waits.get(ref, deadline.left(), "rollout worker")
+        except PgrpoError as error:
+            cause = _first_cause(answers) or error
+            raise WeightSyncError(
+                f"version {version} did not reach every rollout worker, so none has loaded any of it. {cause}"
+            ) from cause
+        if confirmed != version:
+            raise WeightSyncError(f"a rollout worker confirmed version {confirmed}, {version} was published.")
 
 
 def _first_cause(answers: list[list[Any]]) -> PgrpoError | None:
@@ -190,6 +183,14 @@ class _Deadline:
             if missed := self.missed():
                 raise missed from error
             raise
+
+    def as_ready(self, refs: Sequence[Any], stage: str, wait_any: waits.WaitAny) -> Iterator[Any]:
+        """Yield each once it is ready, by `wait`."""
+        waiting = list(refs)
+        while waiting:
+            for ref in self.wait(waiting, stage, wait_any):
+                waiting.remove(ref)
+                yield ref
 
     def left(self) -> float:
         """Return the seconds that are left. Raises `WeightSyncError` where none are."""

@@ -173,23 +173,19 @@ class VllmEngine:
     def begin_transfer(self, version: int) -> None:
         """Await the parts of a version; until `end_transfer` the engine is paused."""
         self._begin(version)
-        self.paused = True
         self._engine.collective_rpc("start_weight_update")
+        self.paused = True
 
     def receive_transfer(self, update_info: dict[str, Any]) -> None:
         """Take a part of the version from the learner's GPU, straight into the model."""
-        try:
-            with self._nothing_kept_of_a_failure():
-                self._engine.collective_rpc("update_weights", kwargs={"update_info": update_info})
-        except BaseException:
-            self.paused = False  # who waits for groups shall hear of it
-            raise
+        with self._nothing_kept_of_a_failure():
+            self._engine.collective_rpc("update_weights", kwargs={"update_info": update_info})
 
     def end_transfer(self, version: int) -> None:
         """Serve the version, which has been received whole, from the next token on."""
+        self.paused = False
         self._engine.collective_rpc("finish_weight_update")
         self._serve(version)
-        self.paused = False
 
     def _begin(self, version: int) -> None:
         """From here until `_serve` the engine may hold a mixture."""
@@ -206,6 +202,7 @@ class VllmEngine:
         try:
             yield
         except BaseException:
+            self.paused = False  # who waits for groups shall hear of it
             self._engine.apply_model(partial(finalize_layerwise_reload, model_config=self._engine.model_config))
             raise
 
