@@ -15,10 +15,12 @@ One step, and who waits for whom:
 - `_learn` plans the update, hands every rank its share, waits for all of them, then brings the new weights to all
   rollout workers, or to none (`actors.weight_sync`). Responses that are being sampled go on with them.
 - The recorder writes the batch's rollouts meanwhile; the next step waits for that write before it asks for another.
+- Every `checkpoint.every_steps` the whole state is written (`actors.checkpointing`); a driver that is given one goes on
+  as the one that wrote it would have.
 
 Invariants:
 - The driver holds references and scalar columns, never token tensors or weights.
-- Conservation, checked each step: issued = trained + without gradient + masked(reason) + dropped(reason).
+- Conservation, checked each step: issued = open + trained + any other fate (`data.ledger`), and nothing has two fates.
 - Every wait has a deadline and names its role (`actors.waits`).
 - No rollout is older than `algo.max_staleness`, and engine and learner agree on the logprobs of tokens of the current
   version, or the run ends.
@@ -27,9 +29,8 @@ Invariants:
 import contextlib
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import count
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,7 +38,10 @@ import numpy as np
 import pyarrow as pa
 
 from pgrpo_ray.actors import waits, weight_sync
+from pgrpo_ray.actors.checkpointing import Checkpointer
 from pgrpo_ray.actors.group_flow import Demand, Group, GroupFlow, Shipment, outstanding
+from pgrpo_ray.actors.pools import Judging
+from pgrpo_ray.actors.scoring import Scoring
 from pgrpo_ray.actors.spawn import Fleet
 from pgrpo_ray.algo.advantages import term_advantages, variance_shares
 from pgrpo_ray.algo.batching import UpdatePlan, plan_update
@@ -45,11 +49,15 @@ from pgrpo_ray.algo.rewards import RewardRule, Signals, compose
 from pgrpo_ray.algo.staleness import check_staleness
 from pgrpo_ray.config import RunConfig, derive
 from pgrpo_ray.data import arrow
+from pgrpo_ray.data.ledger import FATES, NO_GRADIENT, NOT_NEEDED, TOO_OLD, TRAINED, Entry, Ledger
 from pgrpo_ray.data.problems import ProblemSampler
+from pgrpo_ray.data.run_state import OpenDemand, OpenRequest, RunState, SavedEstimate, fingerprint
 from pgrpo_ray.data.scalars import Columns, to_columns
-from pgrpo_ray.errors import MismatchError, PgrpoError, StageError
+from pgrpo_ray.errors import CheckpointError, MismatchError, PgrpoError, StageError
 from pgrpo_ray.evaluation.passk import pass_at_k_interval
 from pgrpo_ray.learner.shares import Places, share_of
+from pgrpo_ray.obs.checkpoints import Checkpoint, CheckpointStore
+from pgrpo_ray.obs.disk import explain_full_disk
 from pgrpo_ray.obs.display import HEADER, Display
 from pgrpo_ray.obs.metrics import batch_metrics
 from pgrpo_ray.obs.run_log import RunLog
@@ -122,8 +130,10 @@ class Driver:
         fleet: Fleet,
         log: RunLog,
         display: Display,
+        resumed: tuple[Checkpoint, RunState] | None = None,
     ):
-        """`prompt_ids`: the encoded prompt of every problem in `problems` and `heldout`."""
+        """`prompt_ids`: the encoded prompt of every problem in `problems` and `heldout`. `resumed`: what to go on from,
+        which the learner has loaded and the log was rewound to."""
         self._config = config
         self._rule = rule
         self._heldout = list(heldout)
@@ -137,14 +147,23 @@ class Driver:
         self._timeline = Timeline(log.folder / "trace.json" if config.run.trace else None)
         statements = {problem.id: problem.prompt for problem in problems}
         self._flow = GroupFlow(fleet.rollout, fleet.pools, fleet.reward, statements, self._timeout_s, self._timeline)
-        self._batches = self._issue()
+        self._drawn = 0
+        """Batches of the sampler's."""
         self._unasked: list[PromptRequest] = []
-        """Of the sampler's batch at hand, what nobody was asked for yet."""
+        """Of the last of these, what nobody was asked for yet."""
         self._asked: deque[Demand] = deque()
         """What was asked for and is not wholly taken, oldest first."""
         self._asked_rollouts = 0
+        self._ledger = Ledger(config.rollout.group_size)
         self._policy_version = 0
+        self._steps = 0
+        """Taken."""
+        self._before: Estimate | None = None
         self._writing: Any = None
+        self._data = fingerprint(problems)
+        store = CheckpointStore(config.checkpoint_root)
+        self._checkpoints = Checkpointer(store, config.checkpoint, fleet.learner, display.note)
+        self._resumed = resumed
 
     def run(self) -> RunResult:
         """Evaluate, train, evaluate, save. Raises the first error of any role; what was being written is finished."""
@@ -159,32 +178,150 @@ class Driver:
 
     def _run(self) -> RunResult:
         steps = self._config.run.steps
+        if self._resumed is not None:
+            self._restore(*self._resumed)
         self._publish()  # an engine serves only what the learner has published, the first policy included
-        before = self._evaluate("before")
+        if self._resumed is None:
+            self._before = self._evaluate("before")
+        else:
+            self._ask_again(*self._resumed)
         self._display.phase("train", steps)
+        self._display.advance(self._steps)
         self._display.note(f"[bold]{HEADER}[/bold]")
         every = self._config.evaluation.every_steps
-        for step in range(1, steps + 1):
-            too_old = self._give_up_too_old()
+        for step in range(self._steps + 1, steps + 1):
+            too_old = self._give_up_too_old(step)
             self._ask_ahead(step)
             if not self._asked:  # the budget of rollouts is used up
                 break
             metrics = {**self._train_step(step), "too_old": too_old}
+            self._steps = step
+            self._record_ledger(self._log.ledger_path(step))
+            if every and step % every == 0 and step < steps:
+                estimate = self._evaluate(f"step-{step:06d}")
+                metrics["heldout_pass_at_1"] = estimate.value if estimate else float("nan")
+                self._display.phase("train", steps)
+                self._display.advance(step - 1)
             self._log.step(step, metrics)
             self._display.step(step, metrics)
             self._display.advance()
-            taken = step
-            if every and step % every == 0 and step < steps:
-                self._evaluate(f"step-{step:06d}")
-                self._display.phase("train", steps)
-                self._display.advance(step)
+            self._checkpoint(step, metrics)
         self._give_up_the_rest()
         after = self._evaluate("after")
         self._display.stage("saving the model")
         folder = str(self._log.folder / "model")
         self._flow.get([rank.save.remote(folder) for rank in self._fleet.learner], self._timeout_s, "learner")
         self._finish_writing()
-        return RunResult(before, after, taken, self._policy_version)
+        self._checkpoints.finish(self._flow.wait_any)
+        return RunResult(self._before, after, self._steps, self._policy_version)
+
+    def _checkpoint(self, step: int, metrics: dict[str, float]) -> None:
+        """Begin a checkpoint where one is due, and commit the one before once it is written."""
+        self._checkpoints.poll()
+        if self._checkpoints.due(step):
+            self._display.stage("copying the learner's state")
+            value = metrics.get(self._config.checkpoint.best_by, float("nan"))
+            self._checkpoints.begin(
+                self._state(),
+                value if np.isfinite(value) else None,
+                self._keep_done,
+                self._timeout_s,
+                self._flow.wait_any,
+            )
+
+    def _state(self) -> RunState:
+        return RunState(
+            step=self._steps,
+            policy_version=self._policy_version,
+            batches=self._drawn,
+            unasked=self._open_requests(self._unasked),
+            asked=[
+                OpenDemand(
+                    version=demand.version,
+                    requests=self._open_requests(demand.requests),
+                    done=[group.request.number for group in demand.done],
+                    file=f"pending-{index:03d}.arrow" if demand.done else "",
+                )
+                for index, demand in enumerate(self._asked)
+            ],
+            asked_rollouts=self._asked_rollouts,
+            issued=self._ledger.issued,
+            settled=dict(self._ledger.settled),
+            before=None if self._before is None else SavedEstimate(**self._before._asdict()),
+            metrics_bytes=self._log.position(),
+            config=self._config.model_dump(mode="json"),
+            data=self._data,
+        )
+
+    def _open_requests(self, requests: Iterable[PromptRequest]) -> list[OpenRequest]:
+        found = []
+        for request in requests:
+            if self._ledger.is_open(request.number):
+                entry = self._ledger.entry(request.number)
+                found.append(
+                    OpenRequest(
+                        number=request.number,
+                        problem_id=request.problem_id,
+                        seed=request.seed,
+                        epoch=entry.epoch,
+                        step=entry.step,
+                    )
+                )
+        return found
+
+    def _keep_done(self, draft: str) -> list[Any]:
+        """Have the recorder put what is done and not trained on into a draft, as `_state` says."""
+        kept = []
+        for index, demand in enumerate(self._asked):
+            if demand.done:
+                shipments, places = _places(demand.done)
+                tables = [shipment.judging.rollouts for shipment in shipments]
+                tables += [shipment.judging.verdicts for shipment in shipments]
+                thinking = _in_order([shipment.scoring.table for shipment in shipments], places)
+                keep = self._fleet.recorder.keep.remote
+                kept.append(keep(draft, f"pending-{index:03d}.arrow", places.groups(), *tables, thinking))
+        return kept
+
+    def _restore(self, checkpoint: Checkpoint, state: RunState) -> None:
+        """Be where the driver was that wrote the state; what it had asked for is asked for by `_ask_again`."""
+        self._steps, self._policy_version = state.step, state.policy_version
+        self._drawn, self._asked_rollouts = state.batches, state.asked_rollouts
+        self._before = None if state.before is None else Estimate(**state.before.model_dump())
+        self._ledger = Ledger(self._config.rollout.group_size, state.issued, state.settled)
+        for request in (*state.unasked, *(request for demand in state.asked for request in demand.requests)):
+            self._ledger.reopen({request.number: Entry(request.problem_id, request.epoch, request.step)})
+        self._ledger.check()
+        self._unasked = self._requests_again(state.unasked)
+        self._display.note(f"going on after step {state.step}, from {checkpoint.folder}")
+
+    def _ask_again(self, checkpoint: Checkpoint, state: RunState) -> None:
+        """Bring back what was done, and have the rest sampled that was under way."""
+        section = self._config.rollout
+        for saved in state.asked:
+            done = None
+            if saved.file:
+                bring_back = self._fleet.recorder.bring_back.options(num_returns=4)
+                rollouts, verdicts, *held = bring_back.remote(checkpoint.folder, saved.file)
+                scalars, thinking = self._flow.get(held, self._timeout_s, "recorder")
+                scoring = Scoring(rollouts, thinking.num_rows, [], [], 0.0, None, thinking)
+                done = Shipment(None, Judging(rollouts, verdicts, None, (), 0.0, 0.0), None, scoring, scalars)
+            requests = self._requests_again(saved.requests)
+            demand = self._flow.restore(requests, section.group_size, section.temperature, saved.version, done)
+            if [group.request.number for group in demand.done] != saved.done:
+                raise CheckpointError(f"{checkpoint.folder}: {saved.file} holds other groups than the state says.")
+            self._asked.append(demand)
+
+    def _requests_again(self, saved: Sequence[OpenRequest]) -> list[PromptRequest]:
+        return [
+            PromptRequest(request.problem_id, self._prompt_ids[request.problem_id], request.seed, request.number)
+            for request in saved
+        ]
+
+    def _record_ledger(self, path: Path) -> None:
+        """Write what was settled since the last time."""
+        self._ledger.check()
+        with explain_full_disk(path.parent):
+            arrow.write_ipc(path, self._ledger.take(), {})
 
     def _train_step(self, step: int) -> dict[str, float]:
         started = time.monotonic()
@@ -213,11 +350,6 @@ class Driver:
             "judged_again": counts.judged_again,
         }
 
-    def _issue(self) -> Iterator[list[PromptRequest]]:
-        """Yield the requests of step 1, 2, ... without end."""
-        for step in count(1):
-            yield self._requests(self._sampler.batch(step - 1), TRAINING, step)
-
     def _ask_ahead(self, step: int) -> None:
         """Ask for what may be sampled from now on: batches of this step and of those that may be ahead."""
         run, per_step = self._config.run, self._config.rollout.prompts_per_step
@@ -225,10 +357,22 @@ class Driver:
         missing = (last - step + 1) * per_step - outstanding(self._asked)
         while missing > 0 and (run.max_rollouts is None or self._asked_rollouts < run.max_rollouts):
             # Of one batch of the sampler's: two may hold the same problem, and a demand may not hold it twice.
-            self._unasked = self._unasked or next(self._batches)
+            self._unasked = self._unasked or self._draw()
             requests, self._unasked = self._unasked[:missing], self._unasked[missing:]
             self._asked.append(self._ask(requests))
             missing -= len(requests)
+
+    def _draw(self) -> list[PromptRequest]:
+        """Issue the requests of the sampler's next batch."""
+        self._drawn += 1
+        return self._issue(self._sampler.batch(self._drawn - 1), self._drawn)
+
+    def _issue(self, problems: Sequence[Problem], step: int, first: int = 0) -> list[PromptRequest]:
+        """Make requests of training, and enter them into the ledger."""
+        requests = self._requests(problems, TRAINING, step, first)
+        epoch = (step - 1) // self._sampler.steps_per_epoch
+        numbers = self._ledger.issue([request.problem_id for request in requests], epoch, step)
+        return [replace(request, number=number) for request, number in zip(requests, numbers, strict=True)]
 
     def _ask(self, requests: list[PromptRequest]) -> Demand:
         section = self._config.rollout
@@ -236,24 +380,32 @@ class Driver:
         version = self._policy_version
         return self._flow.ask(requests, section.group_size, section.temperature, version, score=True)
 
-    def _give_up_too_old(self) -> int:
+    def _give_up_too_old(self, step: int) -> int:
         """Drop what was asked for too long ago to be trained on now; return how many rollouts that are."""
         too_old, oldest = 0, self._policy_version - self._config.algo.max_staleness
         if self._config.algo.late_groups == "drop":  # else none can be (`algo.staleness`), and one that is ends the run
             while self._asked and self._asked[0].version < oldest:
-                too_old += self._give_up(self._asked.popleft())
+                too_old += self._give_up(self._asked.popleft(), step, TOO_OLD)
         return too_old
 
     def _give_up_the_rest(self) -> None:
         """Drop what was asked for ahead of a step that is not taken."""
-        if rollouts := sum(map(self._give_up, self._asked)):
+        if rollouts := sum(self._give_up(demand, self._steps, NOT_NEEDED) for demand in self._asked):
             self._display.note(f"{rollouts} rollouts that were asked for ahead are not needed any more")
         self._asked.clear()
+        self._settle_all(self._unasked, self._steps, NOT_NEEDED)
+        self._record_ledger(self._log.ledger_path(None))
 
-    def _give_up(self, demand: Demand) -> int:
-        rollouts = demand.outstanding * demand.group_size
+    def _give_up(self, demand: Demand, step: int, fate: int) -> int:
         self._flow.drop(demand)
-        return rollouts
+        return self._settle_all(demand.requests, step, fate) * demand.group_size
+
+    def _settle_all(self, requests: Iterable[PromptRequest], step: int, fate: int) -> int:
+        """Give all rollouts of what is open of some requests the same fate; return how many requests that are."""
+        still_open = [request.number for request in requests if self._ledger.is_open(request.number)]
+        for number in still_open:
+            self._ledger.settle(step, number, np.full(self._config.rollout.group_size, fate))
+        return len(still_open)
 
     def _collect(self, step: int) -> tuple[Batch, float]:
         """Return the step's rewarded batch, and when the last of its rollouts was sampled."""
@@ -269,12 +421,12 @@ class Driver:
             missing = wanted - int(batch.alive().sum())
             if not round_left or not missing:
                 break
-            asked = {group.problem_id for group in groups}
+            asked = {group.request.problem_id for group in groups}
             problems = self._sampler.more(step - 1, asked, missing)
             if not problems:
                 break
             first = max(wanted, len(groups))  # a seed of its own for each request of the step
-            demand = self._ask(self._requests(problems, TRAINING, step, first))
+            demand = self._ask(self._issue(problems, step, first))
             groups, sampled = groups + self._flow.finish(demand), demand.sampled_at
         return batch, sampled
 
@@ -285,8 +437,8 @@ class Driver:
             for demand in self._asked:
                 done, demand.done = demand.done, []
                 for group in done:
-                    if len(taken) < wanted and group.problem_id not in taken:
-                        taken[group.problem_id] = group
+                    if len(taken) < wanted and group.request.problem_id not in taken:
+                        taken[group.request.problem_id] = group
                     else:
                         demand.done.append(group)
             if len(taken) == wanted or all(demand.complete for demand in self._asked):
@@ -368,7 +520,7 @@ class Driver:
             seed=config.run.seed + step,
             every_row=config.algo.kl_weight > 0,
         )
-        self._check_conservation(batch, plan)
+        self._settle(batch, plan, step)
         updates = []
         for rank, actor in enumerate(ranks):
             share = share_of(
@@ -460,20 +612,23 @@ class Driver:
         if writing is not None:
             waits.get(writing, timeout_s or self._timeout_s, "recorder", wait_any or self._flow.wait_any)
 
-    def _check_conservation(self, batch: Batch, plan: UpdatePlan) -> None:
+    def _settle(self, batch: Batch, plan: UpdatePlan, step: int) -> None:
+        """Enter into the ledger what becomes of the batch's rollouts. Raises `StageError` where the plan has others."""
         columns = batch.columns
-        issued = len(batch.groups) * self._config.rollout.group_size
-        dropped, masked = columns["dropped"] != "", columns["masked"] != ""
-        learned = ~dropped & ~masked & (columns["response_length"] > 0)
+        reason = np.where(columns["dropped"] != "", columns["dropped"], columns["masked"])
+        learned = (reason == "") & (columns["response_length"] > 0)
         if self._config.algo.kl_weight == 0:
             learned &= columns["advantage"] != 0
-        flat = int((~dropped & ~masked & ~learned).sum())
-        if issued != plan.num_rows + flat + dropped.sum() + masked.sum():
+        if plan.num_rows != learned.sum():
             raise StageError(
-                f"driver: rollouts were lost: issued {issued} != trained {plan.num_rows} + without gradient {flat} + "
-                f"masked {masked.sum()} + dropped {dropped.sum()}",
+                f"driver: {learned.sum()} rollouts of step {step} are to be trained on, {plan.num_rows} are planned.",
                 stage="driver",
             )
+        fates = np.where(learned, TRAINED, NO_GRADIENT)
+        for fate, name in enumerate(FATES):
+            fates[reason == name] = fate
+        for group, rows in zip(batch.groups, np.split(fates, np.cumsum(batch.places.size)[:-1]), strict=True):
+            self._ledger.settle(step, group.request.number, rows)
 
     def _check_parity(self, report: dict[str, float]) -> None:
         """Stop where engine and learner do not compute the same policy, once the rollouts that show it are on disk."""

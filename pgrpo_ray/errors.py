@@ -107,8 +107,12 @@ class MismatchError(PgrpoError):
     """
 
 
+class CheckpointError(PgrpoError):
+    """There is no checkpoint to go on from, or it is damaged, or of another run. The message offers another."""
+
+
 class StageError(PgrpoError):
-    """A role (rollout worker, execution pool, reward server, learner) died or missed its deadline.
+    """What a role (rollout worker, execution pool, reward server, learner) gave cannot be used.
 
     `stage` names the role; the message carries the first cause.
     """
@@ -119,3 +123,18 @@ class StageError(PgrpoError):
 
     def __reduce__(self):
         return type(self), (self.args[0], self.stage)
+
+
+class LostError(StageError):
+    """A role's process or node died, failed with an error that is not ours, or missed its deadline.
+
+    Another process in its place may do better, so who started it may start it again. `actor_id` is Ray's, as hex; empty
+    where it is not known.
+    """
+
+    def __init__(self, message: str, stage: str = "", actor_id: str = ""):
+        super().__init__(message, stage)
+        self.actor_id = actor_id
+
+    def __reduce__(self):
+        return type(self), (self.args[0], self.stage, self.actor_id)

@@ -18,8 +18,11 @@ from rich.markup import escape
 from pgrpo_ray import __version__, preflight
 from pgrpo_ray.actors.spawn import Models, fleet, ray_session
 from pgrpo_ray.config import STARTER, RunConfig
+from pgrpo_ray.data.run_state import RunState, fingerprint, read_state
 from pgrpo_ray.driver import Driver, RunResult
+from pgrpo_ray.errors import CheckpointError
 from pgrpo_ray.interrupts import interruptible
+from pgrpo_ray.obs.checkpoints import Checkpoint, CheckpointStore
 from pgrpo_ray.obs.display import Display, warn_weak_sandbox
 from pgrpo_ray.obs.run_log import RunLog
 
@@ -37,8 +40,15 @@ _PACKAGES = (
 )
 
 
-def run(config: RunConfig, console: Console) -> Path:
-    """Train as `config` says; return the run's folder. Raises the project's errors."""
+LATEST = "latest"
+"""Instead of the name of a checkpoint."""
+
+
+def run(config: RunConfig, console: Console, resume: str | None = None) -> Path:
+    """Train as `config` says; return the run's folder. Raises the project's errors.
+
+    `resume`: the checkpoint of this run to go on from, or `LATEST`; None: begin.
+    """
     started = time.monotonic()
     with interruptible():
         examined = preflight.examine(config)
@@ -46,7 +56,10 @@ def run(config: RunConfig, console: Console) -> Path:
             warn_weak_sandbox(console, examined.sandbox.reason)
         for warning in examined.reward.warnings:
             console.print(f"[yellow]{escape(warning)}[/yellow]", highlight=False, soft_wrap=True)
-        with contextlib.closing(RunLog(config)) as log, Display(console) as display:
+        if resume is None:
+            check_unused(config)
+        with contextlib.closing(RunLog(config, resume=resume is not None)) as log, Display(console) as display:
+            checkpoint = choose_checkpoint(config, resume)
             if log.moved_to:
                 display.note(f"an earlier run of this name is now {log.moved_to}")
             display.note(f"run folder: {log.folder}")
@@ -63,18 +76,63 @@ def run(config: RunConfig, console: Console) -> Path:
             display.phase("start", 1)
             display.stage("starting Ray, vLLM, DeepSpeed and the sandbox")
             everything = [*problems.train, *problems.heldout]
+            resumed = go_back(config, checkpoint, problems, log, display) if checkpoint else None
             with (
                 ray_session(sized),
                 interruptible(),
-                fleet(config, models, examined.sandbox.kind, everything, examined.reward.scored) as actors,
+                fleet(config, models, examined.sandbox.kind, everything, examined.reward.scored, checkpoint) as actors,
             ):
-                rule = examined.reward.rule
-                driver = Driver(config, rule, problems.train, problems.heldout, prompt_ids, actors, log, display)
+                rule, train, heldout = examined.reward.rule, problems.train, problems.heldout
+                driver = Driver(config, rule, train, heldout, prompt_ids, actors, log, display, resumed)
                 result = driver.run()
             summary = summarise(config, result, starter, examined.sandbox.kind, len(problems.heldout))
             log.summary(summary | {"seconds": time.monotonic() - started, "prepare_seconds": prepared - started})
             report(display, log.folder, result)
             return log.folder
+
+
+def check_unused(config: RunConfig) -> None:
+    """Raise `CheckpointError` where a run that begins would overwrite the checkpoints of another one."""
+    names = CheckpointStore(config.checkpoint_root).names() if config.checkpoint.dir is not None else []
+    if names:
+        raise CheckpointError(
+            f"{config.checkpoint_root} holds checkpoints of an earlier run of this name, the last is {names[-1]}. Go "
+            "on with --resume, give another run.name or checkpoint.dir, or remove them."
+        )
+
+
+def choose_checkpoint(config: RunConfig, resume: str | None) -> Checkpoint | None:
+    """Return the checkpoint that a run goes on from, None for one that begins; the run's name must be held.
+
+    Raises `CheckpointError` where there is none or it is damaged, and `ConfigError` where it is of another training.
+    """
+    store = CheckpointStore(config.checkpoint_root)
+    store.tidy()
+    if resume is None:
+        return None
+    checkpoint = store.open(None if resume == LATEST else resume)
+    config.check_resumes(read_state(checkpoint).config)
+    return checkpoint
+
+
+def go_back(
+    config: RunConfig, checkpoint: Checkpoint, problems: preflight.ProblemSets, log: RunLog, display: Display
+) -> tuple[Checkpoint, RunState]:
+    """Put the run's folder back to where a checkpoint was written; return that with its state.
+
+    Raises `CheckpointError` where the problems are not those that it was written with.
+    """
+    state = read_state(checkpoint)
+    if state.data != fingerprint(problems.train):
+        raise CheckpointError(
+            f"{checkpoint.folder} was written by a run on other problems: their file has changed, or their order. "
+            "Put the old one back, or start a new run from the policy of this one."
+        )
+    if aside := log.rewind(state.step, state.metrics_bytes):
+        display.note(f"what was written after step {state.step} is now in {aside}")
+    if later := CheckpointStore(config.checkpoint_root).supersede(state.step):
+        display.note(f"later checkpoints are not gone on from: {', '.join(later)}")
+    return checkpoint, state
 
 
 def prepare_starter(config: RunConfig, display: Display) -> Any:

@@ -187,6 +187,8 @@ class PromptRequest:
     """Prompt token ids, chat template applied, generation prompt included."""
     seed: int
     """Seed of the group's samples; distinct for every (run, step, problem)."""
+    number: int = -1
+    """In the run's ledger; -1 for what is sampled without one, such as held-out problems."""
 
 
 @dataclass(frozen=True, slots=True)

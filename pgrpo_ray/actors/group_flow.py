@@ -45,8 +45,8 @@ class Shipment:
     demand: "Demand"
     judging: Judging
     """References of the ROLLOUT and VERDICT tables."""
-    span: Span
-    """Of the stage that has it."""
+    span: Span | None = None
+    """Of the stage that has it; None for groups out of a checkpoint."""
     scoring: Scoring | None = None
     """None before the verdicts, or where scores are not asked for."""
     scalars: Any = None
@@ -58,7 +58,8 @@ class Group:
     """One problem's rollouts, which have all that they were to get."""
 
     shipment: Shipment
-    problem_id: str
+    request: PromptRequest
+    """That it answers."""
     first_row: int
     """Where they begin in the tables of the shipment."""
     size: int
@@ -70,8 +71,8 @@ class Demand:
 
     name: str
     """Unique in a run."""
-    places: dict[str, int]
-    """Of each problem among the requests."""
+    requests: tuple[PromptRequest, ...]
+    """Of different problems."""
     group_size: int
     score: bool
     version: int
@@ -89,6 +90,10 @@ class Demand:
     """In the order in which they became so; whoever takes one takes it out."""
     sampled_at: float = 0.0
     """When the last of its streams ended, monotonic seconds."""
+
+    def __post_init__(self) -> None:
+        self.places = {request.problem_id: index for index, request in enumerate(self.requests)}
+        """Of each problem among the requests."""
 
     @property
     def complete(self) -> bool:
@@ -139,10 +144,41 @@ class GroupFlow:
         on_group: Callable[[], None] = lambda: None,
     ) -> Demand:
         """Have a group sampled for each request, of different problems; return at once."""
+        demand = self._demand(requests, group_size, version, score, on_group)
+        self._sample(demand, requests, temperature)
+        return demand
+
+    def restore(
+        self,
+        requests: Sequence[PromptRequest],
+        group_size: int,
+        temperature: float,
+        version: int,
+        done: Shipment | None,
+    ) -> Demand:
+        """Go on with a demand of before a checkpoint: `done` holds groups that were done, the others are sampled."""
+        demand = self._demand(requests, group_size, version, score=True)
+        if done is not None:
+            done.demand = demand
+            self._hand_out(done)
+        came = {group.request for group in demand.done}
+        self._sample(demand, [request for request in requests if request not in came], temperature)
+        return demand
+
+    def _demand(
+        self,
+        requests: Sequence[PromptRequest],
+        group_size: int,
+        version: int,
+        score: bool,
+        on_group: Callable[[], None] = lambda: None,
+    ) -> Demand:
         self._asked += 1
-        places = {request.problem_id: index for index, request in enumerate(requests)}
-        demand = Demand(f"demand {self._asked}", places, group_size, score, version, on_group)
         self._bound(group_size)
+        return Demand(f"demand {self._asked}", tuple(requests), group_size, score, version, on_group)
+
+    def _sample(self, demand: Demand, requests: Sequence[PromptRequest], temperature: float) -> None:
+        """Have the workers sample requests of a demand."""
         options = {
             "num_returns": "streaming",
             "concurrency_group": SAMPLING,
@@ -153,17 +189,16 @@ class GroupFlow:
             # Not always the first ones: small demands are not to fill some and leave others idle.
             worker = self._workers[(self._asked + index) % len(self._workers)]
             stream = worker.generate.options(**options).remote(
-                share, group_size, temperature, version, demand.name, self._together
+                share, demand.group_size, temperature, demand.version, demand.name, self._together
             )
             self._streams[stream] = demand, self._timeline.begin("sampling", demand.name)
             demand.streams += 1
-        return demand
 
     def finish(self, demand: Demand) -> list[Group]:
         """Wait for all groups of a demand; return them in the order of its requests."""
         self.until(lambda: demand.complete)
         done, demand.done = demand.done, []
-        return sorted(done, key=lambda group: demand.places[group.problem_id])
+        return sorted(done, key=lambda group: demand.places[group.request.problem_id])
 
     def until(self, condition: Callable[[], bool]) -> None:
         """Move groups until `condition`, which some group must fulfil."""
@@ -263,9 +298,12 @@ class GroupFlow:
         self._timeline.end(shipment.span)
         demand = shipment.demand
         demand.under_way -= 1
-        if demand.dropped:
-            return
-        row = 0
+        if not demand.dropped:
+            self._hand_out(shipment)
+            self._check_all_came(demand)
+
+    def _hand_out(self, shipment: Shipment) -> None:
+        demand, row = shipment.demand, 0
         for problem_id, rows in groupby(shipment.scalars["problem_id"].to_pylist()):
             size = sum(1 for _ in rows)
             if size != demand.group_size:
@@ -273,11 +311,10 @@ class GroupFlow:
                     f"rollout worker: a group of {size} rollouts came, {demand.group_size} were asked for.",
                     stage="rollout worker",
                 )
-            demand.done.append(Group(shipment, problem_id, row, size))
+            demand.done.append(Group(shipment, demand.requests[demand.places[problem_id]], row, size))
             demand.came += 1
             demand.on_group()
             row += size
-        self._check_all_came(demand)
 
     def _check_all_came(self, demand: Demand) -> None:
         if demand.complete and not demand.dropped and demand.came != len(demand.places):

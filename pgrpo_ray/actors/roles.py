@@ -255,8 +255,12 @@ class LearnerRole:
             probe.bind(("", 0))
             return probe.getsockname()[1]
 
-    def join(self, rank: int, host: str, port: int) -> None:
-        """Load the policy partitioned over the ranks. Collective."""
+    def join(self, rank: int, host: str, port: int, resumed: tuple[str, list[str]] | None = None) -> None:
+        """Load the policy partitioned over the ranks. Collective.
+
+        `resumed`: folder or URL of a checkpoint to go on from, and its shards. Raises `CheckpointError`.
+        """
+        from pgrpo_ray.learner.shards import Shards
         from pgrpo_ray.learner.worker import LearnerWorker
         from pgrpo_ray.learner.zero3 import Rendezvous, Zero3Engine
 
@@ -264,6 +268,9 @@ class LearnerRole:
         rendezvous = Rendezvous(rank, section.num_ranks, host, port)
         dtype, algo = self._config.policy.dtype, self._config.algo
         engine = Zero3Engine(self._model, dtype, section, rendezvous)
+        if resumed is not None:
+            with Shards(*resumed) as shards:
+                engine.restore(shards)
         reference = Zero3Engine(self._model, dtype, section, rendezvous, frozen=True) if algo.kl_weight else None
         self._worker = LearnerWorker(engine, algo, self._config.rollout.temperature, reference)
 
@@ -306,26 +313,68 @@ class LearnerRole:
         """Write the policy in Hugging Face format. Collective."""
         self._worker.engine.save_pretrained(Path(folder))
 
+    def snapshot(self) -> None:
+        """Copy this rank's state to memory, for `write_snapshot`."""
+        self._snapshot = self._worker.engine.snapshot()
+
+    def write_snapshot(self, draft: str) -> tuple[str, Any]:
+        """Put the last snapshot into a draft of a checkpoint, beside whatever else this rank does; return name and
+        facts of the file. Raises `EnvironmentFault` for a full disk."""
+        from pgrpo_ray.obs.checkpoints import put_file
+
+        snapshot, self._snapshot = self._snapshot, None
+        return put_file(draft, snapshot.file_name, snapshot.write)
+
 
 class RecorderRole:
-    """Writes rollouts to the run's folder, so that token columns never pass through the driver."""
+    """Writes and reads rollouts, so that token columns never pass through the driver."""
 
     def write(self, path: str, metadata: dict[str, str], groups: list[tuple[int, int, int]], *tables: Any) -> int:
-        """Write a batch as one Arrow file; return its rows.
+        """Write a batch to the run's folder as one Arrow file; return its rows.
 
         `groups`: of each the number of its table, its first row there, and how many it has. `tables`: first all ROLLOUT
         tables, then as many VERDICT tables, then what the driver holds of the batch, in the order of `groups`.
         """
-        import pyarrow as pa
-
         from pgrpo_ray.data import arrow
         from pgrpo_ray.obs.run_log import explain_full_disk
 
-        count = 1 + max(number for number, _, _ in groups)
-        stages = (tables[:count], tables[count : 2 * count])
-        # Slices, as bringing the rows together would copy the texts of all of them.
-        pieces = [pa.concat_tables([stage[n].slice(row, size) for n, row, size in groups]) for stage in stages]
-        whole = arrow.append_columns(*pieces, *tables[2 * count :])
+        whole = _joined(groups, tables)
         with explain_full_disk(Path(path).parent):
             arrow.write_ipc(Path(path), whole, metadata)
         return whole.num_rows
+
+    def keep(self, draft: str, name: str, groups: list[tuple[int, int, int]], *tables: Any) -> tuple[str, Any]:
+        """Put groups that are not trained on yet into a draft of a checkpoint; return name and facts of the file.
+
+        `groups` and `tables` as in `write`.
+        """
+        from pgrpo_ray.data import arrow
+        from pgrpo_ray.obs.checkpoints import put_file
+
+        whole = _joined(groups, tables)
+        return put_file(draft, name, lambda path: arrow.write_ipc(path, whole, {}))
+
+    def bring_back(self, folder: str, name: str) -> tuple[Any, Any, Any, Any]:
+        """Return (ROLLOUT, VERDICT, scalar, THINKING) table of what `keep` put into a checkpoint."""
+        from pgrpo_ray.data import arrow
+        from pgrpo_ray.data.scalars import scalar_table
+        from pgrpo_ray.obs.checkpoints import local_copy
+
+        with local_copy(folder, name) as path:
+            whole = arrow.read_ipc(path).replace_schema_metadata(None)
+        schemas = (arrow.ROLLOUT_SCHEMA, arrow.VERDICT_SCHEMA, arrow.THINKING_SCHEMA)
+        rollouts, verdicts, thinking = (whole.select(schema.names) for schema in schemas)
+        return rollouts, verdicts, scalar_table(rollouts, verdicts), thinking
+
+
+def _joined(groups: list[tuple[int, int, int]], tables: tuple[Any, ...]) -> Any:
+    """One table of groups; see `RecorderRole.write`."""
+    import pyarrow as pa
+
+    from pgrpo_ray.data import arrow
+
+    count = 1 + max(number for number, _, _ in groups)
+    stages = (tables[:count], tables[count : 2 * count])
+    # Slices, as bringing the rows together would copy the texts of all of them.
+    pieces = [pa.concat_tables([stage[n].slice(row, size) for n, row, size in groups]) for stage in stages]
+    return arrow.append_columns(*pieces, *tables[2 * count :])

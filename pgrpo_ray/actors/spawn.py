@@ -21,6 +21,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from pgrpo_ray.actors import roles, waits, weight_sync
+from pgrpo_ray.actors.checkpointing import CHECKPOINT
 from pgrpo_ray.actors.cluster import (
     actor_class,
     check_capacity,
@@ -36,6 +37,7 @@ from pgrpo_ray.actors.scoring import GroupScorer
 from pgrpo_ray.algo.rewards import Scored
 from pgrpo_ray.config import RewardModelSection, RunConfig, derive
 from pgrpo_ray.errors import EnvironmentFault
+from pgrpo_ray.obs.checkpoints import Checkpoint
 from pgrpo_ray.reward_model.version import folder_version
 from pgrpo_ray.types import Problem
 
@@ -115,19 +117,33 @@ def _check_free(nodes: list[Node]) -> None:
 
 @contextlib.contextmanager
 def fleet(
-    config: RunConfig, models: Models, sandbox_kind: str, problems: list[Problem], scored: Scored
+    config: RunConfig,
+    models: Models,
+    sandbox_kind: str,
+    problems: list[Problem],
+    scored: Scored,
+    checkpoint: Checkpoint | None = None,
 ) -> Iterator[Fleet]:
-    """Spawn every role for the length of the block; no reward server where nobody is `scored`."""
+    """Spawn every role for the length of the block; no reward server where nobody is `scored`.
+
+    `checkpoint`: what the learner goes on from. Raises `CheckpointError` where it is another model's.
+    """
     actors = Fleet()
     try:
-        _spawn(actors, config, models, sandbox_kind, problems, scored)
+        _spawn(actors, config, models, sandbox_kind, problems, scored, checkpoint)
         yield actors
     finally:
         stop(actors, cluster_ends=config.cluster.address == "local")
 
 
 def _spawn(
-    actors: Fleet, config: RunConfig, models: Models, sandbox_kind: str, problems: list[Problem], scored: Scored
+    actors: Fleet,
+    config: RunConfig,
+    models: Models,
+    sandbox_kind: str,
+    problems: list[Problem],
+    scored: Scored,
+    checkpoint: Checkpoint | None,
 ) -> None:
     timeout_s = config.cluster.startup_timeout_s
     actors.problems = ray.put(problems)
@@ -150,7 +166,8 @@ def _spawn(
 
     first = actors.learner[0]
     host, port = waits.get([first.__ray_call__.remote(node_address), first.free_port.remote()], timeout_s, "learner")
-    starting = {actor.join.remote(rank, host, port): "learner" for rank, actor in enumerate(actors.learner)}
+    resumed = (checkpoint.folder, checkpoint.shards()) if checkpoint else None
+    starting = {actor.join.remote(rank, host, port, resumed): "learner" for rank, actor in enumerate(actors.learner)}
     starting |= {actor.start.remote(): "rollout worker" for actor in actors.rollout}
     starting |= {actor.start.remote(): name for name, actor in actors.pools.by_name.items()}
     deadline = time.monotonic() + timeout_s
@@ -191,6 +208,7 @@ def learner_ranks(config: RunConfig, model: str, pairs: PlacementGroup | None = 
             roles.LearnerRole,
             cpus=section.threads_per_rank,
             threads=section.threads_per_rank,
+            concurrency_groups={CHECKPOINT: 1},
             **_place(rank, pairs, section.gpus_per_rank),
         ).remote(config, model)
         for rank in range(section.num_ranks)

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from pgrpo_ray import config as configuration
 from pgrpo_ray.cli import data, evaluation, lcb_rb, rm
-from pgrpo_ray.errors import ConfigError, DataError, EnvironmentFault, ModelError, PgrpoError
+from pgrpo_ray.errors import CheckpointError, ConfigError, DataError, EnvironmentFault, ModelError, PgrpoError
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it: 128 + SIGINT."""
@@ -42,18 +42,28 @@ Overrides = Annotated[
 
 
 @app.command()
-def train(config: ConfigFile, overrides: Overrides = None) -> None:
+def train(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's newest checkpoint.")] = False,
+    resume_from: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Go on from this checkpoint of the run, such as step-000020.")
+    ] = None,
+) -> None:
     """Train a policy with P-GRPO and leave a record under runs/<name>/.
 
     Examples:
 
         pgrpo train cluster/local.yaml
 
+        pgrpo train cluster/local.yaml --resume
+
         pgrpo train cluster/local.yaml --set policy.model=/models/my-model --set data.problems=my.jsonl
     """
     from pgrpo_ray import launch
 
-    launch.run(configuration.load(config, overrides), Console())
+    resume_from = resume_from or (launch.LATEST if resume else None)
+    launch.run(configuration.load(config, overrides), Console(), resume_from)
 
 
 @app.command()
@@ -165,7 +175,7 @@ def _status(command: Any) -> int:
         if status == INTERRUPTED:
             console.print("[yellow]interrupted; what was written is kept[/yellow]")
         return status
-    except (ConfigError, DataError, ModelError) as error:
+    except (CheckpointError, ConfigError, DataError, ModelError) as error:
         console.print(f"[bold red]error:[/bold red] {escape(str(error))}", highlight=False, soft_wrap=True)
         return 2
     except PgrpoError as error:

@@ -292,6 +292,26 @@ class EvaluationSection(Section):
     """Also evaluate every so many steps; 0: only before and after."""
 
 
+class CheckpointSection(Section):
+    """The whole state of a run, written as it goes on, for `pgrpo train --resume`."""
+
+    every_steps: int = Field(10, ge=0)
+    """Steps from one to the next; 0: none."""
+    dir: str | None = None
+    """None: `checkpoints` in the run's folder. A folder or any URL that fsspec knows, such as s3://bucket/path; each
+    run has a folder of its name there. All nodes with learner ranks must see it."""
+    keep: int = Field(2, ge=1)
+    """How many of the last are kept."""
+    best_by: str = "heldout_pass_at_1"
+    """A number of metrics.jsonl: the checkpoint where it is best is kept as well. `heldout_pass_at_1` is there after
+    every `evaluation.every_steps`."""
+    best_is: Literal["highest", "lowest"] = "highest"
+    deadline_s: float = Field(3600, gt=0)
+    """For all files of one, from when its writing began. Seconds."""
+    max_failures: int = Field(3, ge=0)
+    """How many may fail one after another, such as on a full disk; with the next the run stops."""
+
+
 class ClusterSection(Section):
     """Where Ray is and how long one may wait for it."""
 
@@ -326,6 +346,19 @@ class StarterSection(Section):
     """CPU threads for the two trainings."""
 
 
+FREE_TO_CHANGE = {
+    *("sandbox", "sync", "evaluation", "checkpoint", "cluster"),
+    *("run.name", "run.dir", "run.steps", "run.max_rollouts", "run.trace", "run.min_free_mib"),
+    *("rollout.num_workers", "rollout.gpus_per_worker", "rollout.threads_per_worker", "rollout.max_concurrent"),
+    *("rollout.kv_cache_mib", "rollout.enforce_eager"),
+    *("reward_model.batch_size", "reward_model.gather", "reward_model.gather_wait_ms", "reward_model.replicas"),
+    *("reward_model.deadline_s", "reward_model.kv_cache_mib", "reward_model.gpus", "reward_model.threads"),
+    *("learner.num_ranks", "learner.gpus_per_rank", "learner.threads_per_rank", "learner.micro_batch_tokens"),
+    *("learner.activation_checkpointing", "learner.offload", "starter.threads"),
+}
+"""Sections and keys that may differ when a run is resumed: on what it runs, how long, and what is measured beside."""
+
+
 class RunConfig(ConfigTree):
     """The whole tree."""
 
@@ -339,8 +372,33 @@ class RunConfig(ConfigTree):
     learner: LearnerSection = LearnerSection()
     sync: SyncSection = SyncSection()
     evaluation: EvaluationSection = EvaluationSection()
+    checkpoint: CheckpointSection = CheckpointSection()
     cluster: ClusterSection = ClusterSection()
     starter: StarterSection = StarterSection()
+
+    @property
+    def checkpoint_root(self) -> str:
+        """Where this run's checkpoints are: a folder or URL."""
+        if self.checkpoint.dir is None:
+            return str(Path(self.run.dir).absolute() / self.run.name / "checkpoints")
+        return f"{self.checkpoint.dir.rstrip('/')}/{self.run.name}"
+
+    def check_resumes(self, before: dict[str, Any]) -> None:
+        """Refuse to go on as another training than the one whose config was `before`. Raises `ConfigError`."""
+        differing = sorted(
+            f"{section}.{key} (was {old!r}, is {new!r})"
+            for section, keys in self.model_dump(mode="json").items()
+            for key, new in keys.items()
+            if section not in FREE_TO_CHANGE
+            and f"{section}.{key}" not in FREE_TO_CHANGE
+            and new != (old := before.get(section, {}).get(key, "absent"))
+        )
+        if differing:
+            raise ConfigError(
+                f"the checkpoint is of a run with other settings: {', '.join(differing)}. Give them as they were; or "
+                "start another run, from the policy of this one if need be (policy.model may be a folder).",
+                path=differing[0].split(" ")[0],
+            )
 
     @property
     def gpus(self) -> float:

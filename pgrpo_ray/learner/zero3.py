@@ -14,6 +14,7 @@ bfloat16's resolution add up; micro-batches' gradients are summed in float32.
 
 import logging
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ import torch.distributed as dist
 
 from pgrpo_ray.config import LearnerSection
 from pgrpo_ray.errors import ModelError
+from pgrpo_ray.learner.shards import KINDS, MEANS, SQUARES, WEIGHTS, Shards, Snapshot
 
 GATHER_NUMEL = 16 << 20
 """Parameters gathered at a time, elements (64 MiB in float32): bounds memory beside the partitioned model."""
@@ -170,15 +172,76 @@ class Zero3Engine:
                     yield name, parameter.data
 
     def save_pretrained(self, folder: Path) -> None:
-        """Write the model and tokenizer in Hugging Face format; rank 0 writes. Collective."""
+        """Write the model and tokenizer in Hugging Face format, whole or not at all; rank 0 writes. Collective."""
         state = {}
         for name, tensor in self.named_weights():
             if self.rank == 0:
                 state[name] = tensor.detach().cpu().clone()
         if self.rank == 0:
-            self._model.save_pretrained(folder, state_dict=state)
-            self._tokenizer.save_pretrained(folder)
+            draft = folder.with_name(f".{folder.name}.tmp")
+            shutil.rmtree(draft, ignore_errors=True)
+            self._model.save_pretrained(draft, state_dict=state)
+            self._tokenizer.save_pretrained(draft)
+            shutil.rmtree(folder, ignore_errors=True)
+            draft.rename(folder)
         dist.barrier()
+
+    def snapshot(self) -> Snapshot:
+        """Copy what this rank holds of policy and optimizer to its host's memory, 12 bytes an element of its share."""
+        from deepspeed.utils import safe_get_local_fp32_param, safe_get_local_optimizer_state
+
+        states = list(self._adam.state.values())
+        parts: dict[str, dict[str, torch.Tensor]] = {kind: {} for kind in (KINDS if states else (WEIGHTS,))}
+        for name, parameter in self._model.named_parameters():
+            for kind, held in parts.items():
+                part = (
+                    safe_get_local_fp32_param(parameter)
+                    if kind == WEIGHTS
+                    else safe_get_local_optimizer_state(parameter, kind)
+                )
+                held[name] = part.detach().to("cpu", copy=True)
+        rng = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            rng["cuda"] = torch.cuda.get_rng_state()
+        adam_steps = float(states[0]["step"]) if states else 0.0
+        return Snapshot(self.rank, self.world_size, self.num_steps, adam_steps, self._numels, parts, rng)
+
+    def restore(self, shards: Shards) -> None:
+        """Go on from a checkpoint, which any number of ranks may have written. Raises `CheckpointError`."""
+        from deepspeed.utils import safe_set_local_fp32_param, safe_set_local_optimizer_state
+
+        shards.check_fits(self._numels)
+        place = self.rank, self.world_size
+        if shards.adam_steps:
+            for flat in self._optimizer.fp32_partitioned_groups_flat:  # as torch's fused AdamW makes it in a first step
+                self._adam.state[flat] = {
+                    "step": torch.tensor(shards.adam_steps, dtype=torch.float32, device=flat.device),
+                    MEANS: torch.zeros_like(flat),
+                    SQUARES: torch.zeros_like(flat),
+                }
+        for name, parameter in self._model.named_parameters():
+            weights = shards.part(WEIGHTS, name, *place)
+            safe_set_local_fp32_param(parameter, weights)
+            with torch.no_grad():
+                parameter.ds_tensor.copy_(weights)  # what the passes use; DeepSpeed sets only what the optimizer steps
+            if shards.adam_steps:
+                for kind in (MEANS, SQUARES):
+                    safe_set_local_optimizer_state(parameter, shards.part(kind, name, *place), kind)
+        self.num_steps = shards.num_steps
+        for device, state in shards.rng(self.rank).items():
+            if device == "cpu":
+                torch.set_rng_state(state)
+            elif self.device.type == device:
+                torch.cuda.set_rng_state(state)
+
+    @property
+    def _adam(self) -> torch.optim.Optimizer:
+        """torch's optimizer, whose parameters are ZeRO-3's flat float32 groups."""
+        return self._optimizer.optimizer
+
+    @property
+    def _numels(self) -> dict[str, int]:
+        return {name: parameter.ds_numel for name, parameter in self._model.named_parameters()}
 
     def _try_head(self, module: torch.nn.Module) -> None:
         """Run body and head apart only where that gives the model's own logits; all ranks decide alike. Collective."""

@@ -16,14 +16,14 @@ from pgrpo_ray.errors import ConfigError, EnvironmentFault
 
 
 @contextlib.contextmanager
-def explain_full_disk(folder: Path) -> Iterator[None]:
+def explain_full_disk(folder: Path | str) -> Iterator[None]:
     """Turn an OSError about `folder` into an `EnvironmentFault` that says what to do; written files stay."""
     try:
         yield
     except OSError as error:
         raise EnvironmentFault(
-            f"cannot write to {folder}: {error.strerror}. Free space there or name another folder (run.dir in a run; "
-            "for the starter's cache PGRPO_CACHE). What was written before is kept."
+            f"cannot write to {folder}: {error.strerror or error}. Free space there or name another folder (run.dir in "
+            "a run; for the starter's cache PGRPO_CACHE). What was written before is kept."
         ) from error
 
 
@@ -44,11 +44,16 @@ def whole_file(path: Path, mode: str = "w", *, durable: bool = False) -> Iterato
     finally:
         draft.unlink(missing_ok=True)
     if durable:
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # else the new name itself may be lost
-        finally:
-            os.close(folder)
+        fsync_folder(path.parent)
+
+
+def fsync_folder(folder: Path) -> None:
+    """Have the names in a folder on the disk: a power cut could lose a new one else."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_whole(path: Path, text: str) -> None:

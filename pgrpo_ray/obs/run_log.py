@@ -4,17 +4,22 @@
     metrics.jsonl       one JSON object a step; a number that is unknown is null
     tensorboard/        the same numbers as event files
     rollouts/           step-000012.arrow: every rollout of step 12 (written by the recorder, schema in `data.arrow`)
+    ledger/             step-000012.arrow: what became of every rollout that step 12 settled (`data.ledger`)
     evaluations/        before.arrow, after.arrow: every held-out rollout
+    checkpoints/        the whole state at the last steps (`obs.checkpoints`), unless `checkpoint.dir` is elsewhere
     model/              the trained policy in Hugging Face format
     trace.json          what ran when, for ui.perfetto.dev (`run.trace`)
     summary.json        what came out; written last, so its presence means that the run finished
+    superseded/         what had been written after the checkpoint that the run was resumed from, a folder a resume
 
 Owns the folder and the driver's files in it. An earlier run of the same name is moved to `<name>.1`, never
-overwritten; a second run at the same time is refused.
+overwritten, unless it is resumed; a second run at the same time is refused.
 """
 
 import json
 import math
+import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,14 +28,21 @@ import yaml
 from tensorboard.summary import Writer
 
 from pgrpo_ray.config import RunConfig
+from pgrpo_ray.errors import ConfigError
 from pgrpo_ray.obs.disk import explain_full_disk, hold_name, move_aside, write_whole
+
+ROLLOUTS, LEDGER, EVALUATIONS = "rollouts", "ledger", "evaluations"
 
 
 class RunLog:
     """Writes one run's folder. Every line is flushed: a run that dies keeps what it wrote."""
 
-    def __init__(self, config: RunConfig):
-        """Make the folder. Raises `ConfigError` when the name is in use, `EnvironmentFault` when it cannot be made."""
+    def __init__(self, config: RunConfig, *, resume: bool = False):
+        """Make the folder, or take the one of the run that is resumed (`rewind` must follow).
+
+        Raises `ConfigError` when the name is in use or has no run to resume, `EnvironmentFault` when the folder cannot
+        be made.
+        """
         parent = Path(config.run.dir).absolute()
         self.folder = parent / config.run.name
         with explain_full_disk(parent):
@@ -41,31 +53,92 @@ class RunLog:
                 "another name with --set run.name=NAME.",
                 "run.name",
             )
-            self.moved_to = move_aside(self.folder)
-            (self.folder / "rollouts").mkdir(parents=True)
-            (self.folder / "evaluations").mkdir()
+            if resume and not self.folder.is_dir():
+                self._lock.close()
+                raise ConfigError(
+                    f"run.name: there is no run named {config.run.name!r} in {parent} to resume. Give its name and "
+                    "folder with --set run.name=NAME --set run.dir=FOLDER, or start it without --resume.",
+                    path="run.name",
+                )
+            self.moved_to = None if resume else move_aside(self.folder)
+            for name in (ROLLOUTS, LEDGER, EVALUATIONS):
+                (self.folder / name).mkdir(parents=True, exist_ok=True)
             text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-            (self.folder / "config.yaml").write_text(text, encoding="utf-8")
-            self._metrics = (self.folder / "metrics.jsonl").open("a", encoding="utf-8")
-            self._events = Writer(str(self.folder / "tensorboard"))
+            write_whole(self.folder / "config.yaml", text)
+            self._open()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has come to its end before."""
+        return (self.folder / "summary.json").exists()
+
+    def _open(self) -> None:
+        self._metrics = (self.folder / "metrics.jsonl").open("a", encoding="utf-8")
+        self._events = Writer(str(self.folder / "tensorboard"))
+
+    def rewind(self, step: int, metrics_bytes: int) -> Path | None:
+        """Go back to the end of `step`: move what was written afterwards to a folder of its own; return that.
+
+        The event files are made again from what is left of the metrics, of which they are a view.
+        """
+        with explain_full_disk(self.folder):
+            self._metrics.close()
+            self._events.close()
+            number = 1
+            while (aside := self.folder / "superseded" / str(number)).exists():
+                number += 1
+            metrics = self.folder / "metrics.jsonl"
+            written = metrics.read_bytes() if metrics.exists() else b""
+            if written[metrics_bytes:]:
+                aside.mkdir(parents=True, exist_ok=True)
+                (aside / metrics.name).write_bytes(written[metrics_bytes:])
+                os.truncate(metrics, metrics_bytes)
+            for path in self._written_after(step):
+                (aside / path.parent.name).mkdir(parents=True, exist_ok=True)
+                path.rename(aside / path.parent.name / path.name)
+            shutil.rmtree(self.folder / "tensorboard", ignore_errors=True)
+            self._open()
+            for line in written[:metrics_bytes].splitlines():
+                self._add_events(json.loads(line))
+            return aside if aside.exists() else None
+
+    def _written_after(self, step: int) -> list[Path]:
+        """Files of later steps; the evaluation before the first step is none."""
+        files = [path for name in (ROLLOUTS, LEDGER, EVALUATIONS) for path in (self.folder / name).glob("*.arrow")]
+        later = [path for path in files if path.stem != "before" and _step_of(path) > step]
+        return [*later, *(path for path in (self.folder / "model", self.folder / "summary.json") if path.exists())]
+
+    def position(self) -> int:
+        """Return how many bytes of metrics there are, once they are on the disk."""
+        with explain_full_disk(self.folder):
+            self._metrics.flush()
+            os.fsync(self._metrics.fileno())
+            return self._metrics.tell()
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append one step's numbers."""
         with explain_full_disk(self.folder):
             self._metrics.write(json.dumps(_finite({"step": step, **metrics})) + "\n")
             self._metrics.flush()
-            for name, value in metrics.items():
-                if math.isfinite(value):
-                    self._events.add_scalar(name, value, step)
+            self._add_events({"step": step, **metrics})
             self._events.flush()
+
+    def _add_events(self, metrics: Mapping[str, float | None]) -> None:
+        for name, value in metrics.items():
+            if name != "step" and value is not None and math.isfinite(value):
+                self._events.add_scalar(name, value, metrics["step"])
 
     def rollouts_path(self, step: int) -> Path:
         """Where the rollouts of `step` go."""
-        return self.folder / "rollouts" / f"step-{step:06d}.arrow"
+        return self.folder / ROLLOUTS / f"step-{step:06d}.arrow"
+
+    def ledger_path(self, step: int | None) -> Path:
+        """Where what `step` settled goes; None: what was left when the run ended."""
+        return self.folder / LEDGER / ("end.arrow" if step is None else f"step-{step:06d}.arrow")
 
     def evaluation_path(self, name: str) -> Path:
         """Where the rollouts of the evaluation `name` go."""
-        return self.folder / "evaluations" / f"{name}.arrow"
+        return self.folder / EVALUATIONS / f"{name}.arrow"
 
     def summary(self, summary: Mapping[str, Any]) -> None:
         """Write `summary.json`, whole or not at all."""
@@ -78,6 +151,12 @@ class RunLog:
             self._metrics.close()
             self._events.close()
         self._lock.close()
+
+
+def _step_of(path: Path) -> float:
+    """The step that a file is of; that of `after.arrow` comes after all."""
+    number = path.stem.removeprefix("step-")
+    return int(number) if number.isdecimal() else math.inf
 
 
 def _finite(tree: Any) -> Any:

@@ -232,8 +232,10 @@ class StageByStage(Driver):
             if one.scoring.ref is not None:
                 scorer.answer(one.scoring, 60)
         assert len(workers) == 1
-        groups = [Group(one, one.scalars["problem_id"][0].as_py(), 0, one.scalars.num_rows) for one in alone]
-        groups.sort(key=lambda group: demand.places[group.problem_id])
+        ids = [one.scalars["problem_id"][0].as_py() for one in alone]
+        requests = {request.problem_id: request for request in demand.requests}
+        groups = [Group(one, requests[i], 0, one.scalars.num_rows) for one, i in zip(alone, ids, strict=True)]
+        groups.sort(key=lambda group: demand.places[group.request.problem_id])
         return self._reward(groups), time.monotonic()
 
     def _ask(self, requests):
@@ -243,8 +245,7 @@ class StageByStage(Driver):
         self.sampled = list(stream)
         ray.wait(self.sampled, num_returns=len(self.sampled))
         self.statements = {problem.id: problem.prompt for problem in self._sampler._problems}
-        places = {request.problem_id: index for index, request in enumerate(requests)}
-        return Demand("batch", places, section.group_size, True, self._policy_version, lambda: None)
+        return Demand("batch", tuple(requests), section.group_size, True, self._policy_version, lambda: None)
 
 
 MEASURED = {"duration_ms", "cpu_ms", "peak_mib"}
