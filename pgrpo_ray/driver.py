@@ -5,9 +5,9 @@
 (who is think-scored is the reward rule's business: passers under the paper's)
 
 One step, and who waits for whom:
-- `_ask_ahead` has groups asked for, `algo.max_staleness` optimizer steps before they are trained on (`algo.staleness`
-  says why not earlier). They move whenever the driver waits (`actors.group_flow`); so with a staleness above 0, other
-  groups are sampled, judged and scored while it waits for anything below.
+- The backlog (`actors.backlog`) has groups asked for, `algo.max_staleness` optimizer steps before they are trained on
+  (`algo.staleness` says why not earlier). They move whenever the driver waits (`actors.group_flow`); so with a
+  staleness above 0, other groups are sampled, judged and scored while it waits for anything below.
 - `_collect` waits until every group of the step's batch is there (`algo.late_groups: wait`), or as many as make one
   (`drop`; what is then too old for the next step is given up). With dynamic sampling it has groups without a gradient
   replaced before the batch is closed.
@@ -28,9 +28,9 @@ Invariants:
 
 import contextlib
 import time
-from collections import deque
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,10 +38,9 @@ import numpy as np
 import pyarrow as pa
 
 from pgrpo_ray.actors import waits, weight_sync
+from pgrpo_ray.actors.backlog import EVALUATION, Backlog, tokens_and_verdicts
 from pgrpo_ray.actors.checkpointing import Checkpointer
-from pgrpo_ray.actors.group_flow import Demand, Group, GroupFlow, Shipment, outstanding
-from pgrpo_ray.actors.pools import Judging
-from pgrpo_ray.actors.scoring import Scoring
+from pgrpo_ray.actors.group_flow import Group, GroupFlow, Shipment, in_order, places_of
 from pgrpo_ray.actors.spawn import Fleet
 from pgrpo_ray.algo.advantages import term_advantages, variance_shares
 from pgrpo_ray.algo.batching import UpdatePlan, plan_update
@@ -49,11 +48,10 @@ from pgrpo_ray.algo.rewards import RewardRule, Signals, compose
 from pgrpo_ray.algo.staleness import check_staleness
 from pgrpo_ray.config import RunConfig, derive
 from pgrpo_ray.data import arrow
-from pgrpo_ray.data.ledger import FATES, NO_GRADIENT, NOT_NEEDED, TOO_OLD, TRAINED, Entry, Ledger
-from pgrpo_ray.data.problems import ProblemSampler
-from pgrpo_ray.data.run_state import OpenDemand, OpenRequest, RunState, SavedEstimate, fingerprint
+from pgrpo_ray.data.ledger import FATES, NO_GRADIENT, TRAINED
+from pgrpo_ray.data.run_state import RunState, SavedEstimate, fingerprint
 from pgrpo_ray.data.scalars import Columns, to_columns
-from pgrpo_ray.errors import CheckpointError, MismatchError, PgrpoError, StageError
+from pgrpo_ray.errors import MismatchError, PgrpoError, StageError
 from pgrpo_ray.evaluation.passk import pass_at_k_interval
 from pgrpo_ray.learner.shares import Places, share_of
 from pgrpo_ray.obs.checkpoints import Checkpoint, CheckpointStore
@@ -62,7 +60,7 @@ from pgrpo_ray.obs.display import HEADER, Display
 from pgrpo_ray.obs.metrics import batch_metrics
 from pgrpo_ray.obs.run_log import RunLog
 from pgrpo_ray.obs.timeline import Timeline
-from pgrpo_ray.types import Problem, PromptRequest, Verdict
+from pgrpo_ray.types import Problem, Verdict
 
 LAST_WRITE_TIMEOUT_S = 5.0
 """For the recorder to finish the last file when a run fails or is interrupted."""
@@ -70,8 +68,6 @@ NAMED_TERMS = ("format", "outcome", "thinking")
 """Reward terms with a column of their own; others share `reward_other`."""
 STAGES = ("sampling", "judging", "scoring", "learning", "sync")
 """Of the timeline."""
-TRAINING, EVALUATION = 0, 1
-"""First word of every seed, so that training and evaluation never share samples."""
 
 
 class Estimate(NamedTuple):
@@ -137,24 +133,15 @@ class Driver:
         self._config = config
         self._rule = rule
         self._heldout = list(heldout)
-        self._prompt_ids = prompt_ids
         self._fleet = fleet
         self._log = log
         self._display = display
-        self._sampler = ProblemSampler(problems, config.rollout.prompts_per_step, config.run.seed)
         self._timeout_s = config.cluster.stage_timeout_s
         self._derived = derive(config)
         self._timeline = Timeline(log.folder / "trace.json" if config.run.trace else None)
         statements = {problem.id: problem.prompt for problem in problems}
         self._flow = GroupFlow(fleet.rollout, fleet.pools, fleet.reward, statements, self._timeout_s, self._timeline)
-        self._drawn = 0
-        """Batches of the sampler's."""
-        self._unasked: list[PromptRequest] = []
-        """Of the last of these, what nobody was asked for yet."""
-        self._asked: deque[Demand] = deque()
-        """What was asked for and is not wholly taken, oldest first."""
-        self._asked_rollouts = 0
-        self._ledger = Ledger(config.rollout.group_size)
+        self._backlog = Backlog(config, problems, prompt_ids, self._flow)
         self._policy_version = 0
         self._steps = 0
         """Taken."""
@@ -184,19 +171,19 @@ class Driver:
         if self._resumed is None:
             self._before = self._evaluate("before")
         else:
-            self._ask_again(*self._resumed)
+            self._backlog.ask_again(*self._resumed, self._fleet.recorder, self._timeout_s)
         self._display.phase("train", steps)
         self._display.advance(self._steps)
         self._display.note(f"[bold]{HEADER}[/bold]")
         every = self._config.evaluation.every_steps
         for step in range(self._steps + 1, steps + 1):
-            too_old = self._give_up_too_old(step)
-            self._ask_ahead(step)
-            if not self._asked:  # the budget of rollouts is used up
+            too_old = self._backlog.give_up_too_old(step, self._policy_version)
+            self._backlog.ask_ahead(step, self._policy_version)
+            if not self._backlog.asked:  # the budget of rollouts is used up
                 break
             metrics = {**self._train_step(step), "too_old": too_old}
             self._steps = step
-            self._record_ledger(self._log.ledger_path(step))
+            self._record_ledger(step)
             if every and step % every == 0 and step < steps:
                 estimate = self._evaluate(f"step-{step:06d}")
                 metrics["heldout_pass_at_1"] = estimate.value if estimate else float("nan")
@@ -206,7 +193,9 @@ class Driver:
             self._display.step(step, metrics)
             self._display.advance()
             self._checkpoint(step, metrics)
-        self._give_up_the_rest()
+        if rollouts := self._backlog.give_up_the_rest(self._steps):
+            self._display.note(f"{rollouts} rollouts that were asked for ahead are not needed any more")
+        self._record_ledger(None)
         after = self._evaluate("after")
         self._display.stage("saving the model")
         folder = str(self._log.folder / "model")
@@ -224,7 +213,7 @@ class Driver:
             self._checkpoints.begin(
                 self._state(),
                 value if np.isfinite(value) else None,
-                self._keep_done,
+                partial(self._backlog.keep_done, self._fleet.recorder),
                 self._timeout_s,
                 self._flow.wait_any,
             )
@@ -233,95 +222,26 @@ class Driver:
         return RunState(
             step=self._steps,
             policy_version=self._policy_version,
-            batches=self._drawn,
-            unasked=self._open_requests(self._unasked),
-            asked=[
-                OpenDemand(
-                    version=demand.version,
-                    requests=self._open_requests(demand.requests),
-                    done=[group.request.number for group in demand.done],
-                    file=f"pending-{index:03d}.arrow" if demand.done else "",
-                )
-                for index, demand in enumerate(self._asked)
-            ],
-            asked_rollouts=self._asked_rollouts,
-            issued=self._ledger.issued,
-            settled=dict(self._ledger.settled),
             before=None if self._before is None else SavedEstimate(**self._before._asdict()),
             metrics_bytes=self._log.position(),
             config=self._config.model_dump(mode="json"),
             data=self._data,
+            **self._backlog.state(),
         )
 
-    def _open_requests(self, requests: Iterable[PromptRequest]) -> list[OpenRequest]:
-        found = []
-        for request in requests:
-            if self._ledger.is_open(request.number):
-                entry = self._ledger.entry(request.number)
-                found.append(
-                    OpenRequest(
-                        number=request.number,
-                        problem_id=request.problem_id,
-                        seed=request.seed,
-                        epoch=entry.epoch,
-                        step=entry.step,
-                    )
-                )
-        return found
-
-    def _keep_done(self, draft: str) -> list[Any]:
-        """Have the recorder put what is done and not trained on into a draft, as `_state` says."""
-        kept = []
-        for index, demand in enumerate(self._asked):
-            if demand.done:
-                shipments, places = _places(demand.done)
-                tables = [shipment.judging.rollouts for shipment in shipments]
-                tables += [shipment.judging.verdicts for shipment in shipments]
-                thinking = _in_order([shipment.scoring.table for shipment in shipments], places)
-                keep = self._fleet.recorder.keep.remote
-                kept.append(keep(draft, f"pending-{index:03d}.arrow", places.groups(), *tables, thinking))
-        return kept
-
     def _restore(self, checkpoint: Checkpoint, state: RunState) -> None:
-        """Be where the driver was that wrote the state; what it had asked for is asked for by `_ask_again`."""
+        """Be where the driver was that wrote the state; what it had asked for must be asked for again."""
         self._steps, self._policy_version = state.step, state.policy_version
-        self._drawn, self._asked_rollouts = state.batches, state.asked_rollouts
         self._before = None if state.before is None else Estimate(**state.before.model_dump())
-        self._ledger = Ledger(self._config.rollout.group_size, state.issued, state.settled)
-        for request in (*state.unasked, *(request for demand in state.asked for request in demand.requests)):
-            self._ledger.reopen({request.number: Entry(request.problem_id, request.epoch, request.step)})
-        self._ledger.check()
-        self._unasked = self._requests_again(state.unasked)
+        self._backlog.restore(state)
         self._display.note(f"going on after step {state.step}, from {checkpoint.folder}")
 
-    def _ask_again(self, checkpoint: Checkpoint, state: RunState) -> None:
-        """Bring back what was done, and have the rest sampled that was under way."""
-        section = self._config.rollout
-        for saved in state.asked:
-            done = None
-            if saved.file:
-                bring_back = self._fleet.recorder.bring_back.options(num_returns=4)
-                rollouts, verdicts, *held = bring_back.remote(checkpoint.folder, saved.file)
-                scalars, thinking = self._flow.get(held, self._timeout_s, "recorder")
-                scoring = Scoring(rollouts, thinking.num_rows, [], [], 0.0, None, thinking)
-                done = Shipment(None, Judging(rollouts, verdicts, None, (), 0.0, 0.0), None, scoring, scalars)
-            requests = self._requests_again(saved.requests)
-            demand = self._flow.restore(requests, section.group_size, section.temperature, saved.version, done)
-            if [group.request.number for group in demand.done] != saved.done:
-                raise CheckpointError(f"{checkpoint.folder}: {saved.file} holds other groups than the state says.")
-            self._asked.append(demand)
-
-    def _requests_again(self, saved: Sequence[OpenRequest]) -> list[PromptRequest]:
-        return [
-            PromptRequest(request.problem_id, self._prompt_ids[request.problem_id], request.seed, request.number)
-            for request in saved
-        ]
-
-    def _record_ledger(self, path: Path) -> None:
-        """Write what was settled since the last time."""
-        self._ledger.check()
+    def _record_ledger(self, step: int | None) -> None:
+        """Write what was settled since the last time: in `step`, or when the run ended."""
+        self._backlog.ledger.check()
+        path = self._log.ledger_path(step)
         with explain_full_disk(path.parent):
-            arrow.write_ipc(path, self._ledger.take(), {})
+            arrow.write_ipc(path, self._backlog.ledger.take(), {})
 
     def _train_step(self, step: int) -> dict[str, float]:
         started = time.monotonic()
@@ -350,126 +270,32 @@ class Driver:
             "judged_again": counts.judged_again,
         }
 
-    def _ask_ahead(self, step: int) -> None:
-        """Ask for what may be sampled from now on: batches of this step and of those that may be ahead."""
-        run, per_step = self._config.run, self._config.rollout.prompts_per_step
-        last = min(run.steps, step + self._derived.steps_ahead)
-        missing = (last - step + 1) * per_step - outstanding(self._asked)
-        while missing > 0 and (run.max_rollouts is None or self._asked_rollouts < run.max_rollouts):
-            # Of one batch of the sampler's: two may hold the same problem, and a demand may not hold it twice.
-            self._unasked = self._unasked or self._draw()
-            requests, self._unasked = self._unasked[:missing], self._unasked[missing:]
-            self._asked.append(self._ask(requests))
-            missing -= len(requests)
-
-    def _draw(self) -> list[PromptRequest]:
-        """Issue the requests of the sampler's next batch."""
-        self._drawn += 1
-        return self._issue(self._sampler.batch(self._drawn - 1), self._drawn)
-
-    def _issue(self, problems: Sequence[Problem], step: int, first: int = 0) -> list[PromptRequest]:
-        """Make requests of training, and enter them into the ledger."""
-        requests = self._requests(problems, TRAINING, step, first)
-        epoch = (step - 1) // self._sampler.steps_per_epoch
-        numbers = self._ledger.issue([request.problem_id for request in requests], epoch, step)
-        return [replace(request, number=number) for request, number in zip(requests, numbers, strict=True)]
-
-    def _ask(self, requests: list[PromptRequest]) -> Demand:
-        section = self._config.rollout
-        self._asked_rollouts += len(requests) * section.group_size
-        version = self._policy_version
-        return self._flow.ask(requests, section.group_size, section.temperature, version, score=True)
-
-    def _give_up_too_old(self, step: int) -> int:
-        """Drop what was asked for too long ago to be trained on now; return how many rollouts that are."""
-        too_old, oldest = 0, self._policy_version - self._config.algo.max_staleness
-        if self._config.algo.late_groups == "drop":  # else none can be (`algo.staleness`), and one that is ends the run
-            while self._asked and self._asked[0].version < oldest:
-                too_old += self._give_up(self._asked.popleft(), step, TOO_OLD)
-        return too_old
-
-    def _give_up_the_rest(self) -> None:
-        """Drop what was asked for ahead of a step that is not taken."""
-        if rollouts := sum(self._give_up(demand, self._steps, NOT_NEEDED) for demand in self._asked):
-            self._display.note(f"{rollouts} rollouts that were asked for ahead are not needed any more")
-        self._asked.clear()
-        self._settle_all(self._unasked, self._steps, NOT_NEEDED)
-        self._record_ledger(self._log.ledger_path(None))
-
-    def _give_up(self, demand: Demand, step: int, fate: int) -> int:
-        self._flow.drop(demand)
-        return self._settle_all(demand.requests, step, fate) * demand.group_size
-
-    def _settle_all(self, requests: Iterable[PromptRequest], step: int, fate: int) -> int:
-        """Give all rollouts of what is open of some requests the same fate; return how many requests that are."""
-        still_open = [request.number for request in requests if self._ledger.is_open(request.number)]
-        for number in still_open:
-            self._ledger.settle(step, number, np.full(self._config.rollout.group_size, fate))
-        return len(still_open)
-
     def _collect(self, step: int) -> tuple[Batch, float]:
         """Return the step's rewarded batch, and when the last of its rollouts was sampled."""
         self._display.stage("sampling, judging and scoring")
         wanted = self._config.rollout.prompts_per_step
         if self._config.algo.late_groups == "wait":
-            demand = self._asked.popleft()
+            demand = self._backlog.asked.popleft()
             groups, sampled = self._flow.finish(demand), demand.sampled_at
         else:
-            groups, sampled = self._first_done(wanted), time.monotonic()
+            groups, sampled = self._backlog.first_done(wanted), time.monotonic()
         for round_left in reversed(range(self._config.algo.sampling_rounds)):
             batch = self._reward(groups)
             missing = wanted - int(batch.alive().sum())
             if not round_left or not missing:
                 break
-            asked = {group.request.problem_id for group in groups}
-            problems = self._sampler.more(step - 1, asked, missing)
-            if not problems:
+            demand = self._backlog.ask_more(step, groups, missing, self._policy_version)
+            if demand is None:
                 break
-            first = max(wanted, len(groups))  # a seed of its own for each request of the step
-            demand = self._ask(self._issue(problems, step, first))
             groups, sampled = groups + self._flow.finish(demand), demand.sampled_at
         return batch, sampled
-
-    def _first_done(self, wanted: int) -> list[Group]:
-        """Take the first groups that are done, those asked for first before others, and of one problem only one."""
-        taken: dict[str, Group] = {}
-        while len(taken) < wanted:
-            for demand in self._asked:
-                done, demand.done = demand.done, []
-                for group in done:
-                    if len(taken) < wanted and group.request.problem_id not in taken:
-                        taken[group.request.problem_id] = group
-                    else:
-                        demand.done.append(group)
-            if len(taken) == wanted or all(demand.complete for demand in self._asked):
-                break
-            seen = sum(len(demand.done) for demand in self._asked)
-            self._flow.until(
-                lambda seen=seen: (
-                    sum(len(demand.done) for demand in self._asked) > seen
-                    or all(demand.complete for demand in self._asked)
-                )
-            )
-        self._asked = deque(demand for demand in self._asked if demand.outstanding)
-        return list(taken.values())
-
-    def _requests(self, problems: Sequence[Problem], phase: int, step: int, first: int = 0) -> list[PromptRequest]:
-        root = [self._config.run.seed, phase, step]
-        return [
-            PromptRequest(
-                problem_id=problem.id,
-                prompt_ids=self._prompt_ids[problem.id],
-                seed=int(np.random.SeedSequence([*root, index]).generate_state(1)[0]),
-            )
-            for index, problem in enumerate(problems, first)
-        ]
 
     def _reward(self, groups: list[Group]) -> Batch:
         """Compose rewards and advantages of what has been judged and scored."""
         algo = self._config.algo
-        shipments, places = _places(groups)
-        scalars = _in_order([shipment.scalars for shipment in shipments], places)
-        thinking = _in_order([shipment.scoring.table for shipment in shipments], places)
+        shipments, places = places_of(groups)
+        scalars = in_order([shipment.scalars for shipment in shipments], places)
+        thinking = in_order([shipment.scoring.table for shipment in shipments], places)
         columns = to_columns(arrow.append_columns(scalars, thinking))
         group_index = np.repeat(np.arange(len(groups)), places.size)
         check_staleness(columns["policy_version"], self._policy_version, self._config.algo.max_staleness)
@@ -563,7 +389,7 @@ class Driver:
         self._display.stage("sampling and judging")
         version = self._policy_version
         demand = self._flow.ask(
-            self._requests(self._heldout, EVALUATION, version),
+            self._backlog.requests(self._heldout, EVALUATION, version),
             section.samples_per_problem,
             section.temperature,
             version,
@@ -571,8 +397,8 @@ class Driver:
             on_group=self._display.advance,
         )
         groups = self._flow.finish(demand)
-        shipments, places = _places(groups)
-        columns = to_columns(_in_order([shipment.scalars for shipment in shipments], places))
+        shipments, places = places_of(groups)
+        columns = to_columns(in_order([shipment.scalars for shipment in shipments], places))
         check_staleness(columns["policy_version"], version, max_staleness=0)
         self._write(self._log.evaluation_path(name), self._policy_version, shipments, places)
         shape = (len(groups), section.samples_per_problem)
@@ -600,8 +426,7 @@ class Driver:
         """Have the recorder write rollouts; wait for its previous write first, so at most one batch is held for it."""
         self._finish_writing()
         metadata = {"step": str(step), "run": self._config.run.name}
-        tables = [shipment.judging.rollouts for shipment in shipments]
-        tables += [shipment.judging.verdicts for shipment in shipments]
+        tables = tokens_and_verdicts(shipments)
         if batch is not None:
             tables += [batch.thinking, _reward_table(batch.columns)]
             metadata["reward_model_version"] = self._fleet.reward.version
@@ -628,7 +453,7 @@ class Driver:
         for fate, name in enumerate(FATES):
             fates[reason == name] = fate
         for group, rows in zip(batch.groups, np.split(fates, np.cumsum(batch.places.size)[:-1]), strict=True):
-            self._ledger.settle(step, group.request.number, rows)
+            self._backlog.ledger.settle(step, group.request.number, rows)
 
     def _check_parity(self, report: dict[str, float]) -> None:
         """Stop where engine and learner do not compute the same policy, once the rollouts that show it are on disk."""
@@ -690,19 +515,6 @@ def _check_machinery(columns: Columns, signals: Signals) -> None:
             f"{columns['thinking_error'][asked][0]}",
             stage="reward server",
         )
-
-
-def _places(groups: list[Group]) -> tuple[list[Shipment], Places]:
-    """The shipments in which groups came, each once, and where the groups lie in their tables."""
-    number: dict[Shipment, int] = {}
-    where = [(number.setdefault(one.shipment, len(number)), one.first_row, one.size) for one in groups]
-    shipments = list(number)
-    return shipments, Places(*np.array(where).T, np.array([shipment.scalars.num_rows for shipment in shipments]))
-
-
-def _in_order(tables: list[pa.Table], places: Places) -> pa.Table:
-    """The rows of shipments' tables in the batch's order, in one piece, as pieces would be serialised one by one."""
-    return pa.concat_tables(tables).combine_chunks().take(places.in_all())
 
 
 def _reward_table(columns: Columns) -> pa.Table:

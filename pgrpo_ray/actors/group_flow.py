@@ -21,10 +21,14 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+
 from pgrpo_ray.actors import waits
 from pgrpo_ray.actors.pools import ExecutionPools, Judging
 from pgrpo_ray.actors.scoring import GroupScorer, Scoring
 from pgrpo_ray.errors import StageError
+from pgrpo_ray.learner.shares import Places
 from pgrpo_ray.obs.timeline import Span, Timeline
 from pgrpo_ray.types import PromptRequest
 
@@ -343,3 +347,16 @@ class GroupFlow:
 def outstanding(demands: Iterable[Demand]) -> int:
     """Return how many groups of all demands nobody has taken out yet."""
     return sum(demand.outstanding for demand in demands)
+
+
+def places_of(groups: list[Group]) -> tuple[list[Shipment], Places]:
+    """The shipments in which groups came, each once, and where the groups lie in their tables."""
+    number: dict[Shipment, int] = {}
+    where = [(number.setdefault(one.shipment, len(number)), one.first_row, one.size) for one in groups]
+    shipments = list(number)
+    return shipments, Places(*np.array(where).T, np.array([shipment.scalars.num_rows for shipment in shipments]))
+
+
+def in_order(tables: list[pa.Table], places: Places) -> pa.Table:
+    """The rows of shipments' tables in the groups' order, in one piece, as pieces would be serialised one by one."""
+    return pa.concat_tables(tables).combine_chunks().take(places.in_all())

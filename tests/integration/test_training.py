@@ -221,8 +221,12 @@ def test_nothing_is_left_running(finished):
 class StageByStage(Driver):
     """The order of old: each stage ends for the whole batch before the next one begins."""
 
+    def __init__(self, *args):
+        super().__init__(*args)
+        self._backlog.ask = self._ask
+
     def _collect(self, step):
-        demand = self._asked.popleft()
+        demand = self._backlog.asked.popleft()
         workers, pools, scorer = self._fleet.rollout, self._fleet.pools, self._fleet.reward
         alone = [Shipment(demand, pools.judge(ref), None) for ref in self.sampled]
         for one in alone:
@@ -238,14 +242,14 @@ class StageByStage(Driver):
         groups.sort(key=lambda group: demand.places[group.request.problem_id])
         return self._reward(groups), time.monotonic()
 
-    def _ask(self, requests):
+    def _ask(self, requests, version):
         section = self._config.rollout
         generate = self._fleet.rollout[0].generate.options(num_returns="streaming")
-        stream = generate.remote(requests, section.group_size, section.temperature, self._policy_version)
+        stream = generate.remote(requests, section.group_size, section.temperature, version)
         self.sampled = list(stream)
         ray.wait(self.sampled, num_returns=len(self.sampled))
-        self.statements = {problem.id: problem.prompt for problem in self._sampler._problems}
-        return Demand("batch", tuple(requests), section.group_size, True, self._policy_version, lambda: None)
+        self.statements = {problem.id: problem.prompt for problem in self._backlog._sampler._problems}
+        return Demand("batch", tuple(requests), section.group_size, True, version, lambda: None)
 
 
 MEASURED = {"duration_ms", "cpu_ms", "peak_mib"}

@@ -28,6 +28,7 @@ ONLY_IN = {
     "openai": {"chat/endpoint.py"},
     "ray": {
         "actors/chat_workers.py",
+        "actors/checkpointing.py",
         "actors/cluster.py",
         "actors/pool_metrics.py",
         "actors/pools.py",
