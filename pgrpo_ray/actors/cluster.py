@@ -9,6 +9,7 @@ import pyarrow as pa
 import ray
 import ray.util
 
+from pgrpo_ray.actors import evidence
 from pgrpo_ray.config import ClusterSection
 from pgrpo_ray.data.arrow import from_wire, to_wire
 from pgrpo_ray.errors import EnvironmentFault
@@ -20,6 +21,8 @@ _VLLM_ENV = {
 }
 _VLLM_CPU_ENV = {"TORCHDYNAMO_DISABLE": "1"}  # else one tiny function is compiled for 20 s; no speed is lost
 
+WATCH = "watch"
+"""Concurrency group of every role's `ping`, so that a busy actor answers too."""
 
 LOCAL_STARTS = 2
 """Attempts to start a Ray of our own. Ray gives its processes 30 s, which a machine that is busy for a moment can miss:
@@ -91,18 +94,28 @@ def ship_tables() -> None:
 def actor_class(
     role: type, *, cpus: float, threads: int, gpus: float = 0, env: dict[str, str] | None = None, **options: Any
 ) -> Any:
-    """An actor class with its resources; `options` are Ray's own. `threads` is set before any library reads it."""
+    """An actor class with its resources; `options` are Ray's own. `threads` is set before any library reads it.
+
+    Its methods run in a thread that is always the same, not in the main one: Ray does so with concurrency groups.
+    """
     runtime_env = {"env_vars": environment(threads, env or {})}
+    options["concurrency_groups"] = {WATCH: 1, **options.get("concurrency_groups", {})}
     return ray.remote(num_cpus=cpus, num_gpus=gpus, runtime_env=runtime_env, **options)(shipping(role))
 
 
 def shipping(role: type) -> type:
-    """Return `role` whose process calls `ship_tables` first, as often as Ray starts one."""
+    """Return `role` whose process calls `ship_tables` first, as often as Ray starts one, and that can be watched."""
 
     class Shipping(role):
         def __init__(self, *args: Any, **kwargs: Any):
+            evidence.write_stacks_on_signal()
             ship_tables()
             super().__init__(*args, **kwargs)
+
+        @ray.method(concurrency_group=WATCH)
+        def ping(self) -> evidence.Pulse:
+            """Say that the process lives."""
+            return evidence.pulse(ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address())
 
     Shipping.__name__ = Shipping.__qualname__ = role.__name__  # Ray shows it
     return Shipping

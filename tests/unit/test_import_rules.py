@@ -32,12 +32,14 @@ ONLY_IN = {
         "actors/cluster.py",
         "actors/pool_metrics.py",
         "actors/pools.py",
+        "actors/postmortem.py",
         "actors/reward_server.py",
         "actors/rm_training.py",
         "actors/sampling.py",
         "actors/scoring.py",
         "actors/spawn.py",
         "actors/waits.py",
+        "actors/watchdog.py",
     },
 }
 
