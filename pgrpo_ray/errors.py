@@ -111,6 +111,17 @@ class CheckpointError(PgrpoError):
     """There is no checkpoint to go on from, or it is damaged, or of another run. The message offers another."""
 
 
+class GradientError(PgrpoError):
+    """Too many optimizer steps in a row had a gradient that is no number, or far out of line. None of them was taken."""
+
+
+class CorruptionError(PgrpoError):
+    """What one role holds is not what another one sent or was asked for: rows, token ids, texts or a tokenizer.
+
+    A defect, or a machine that damages data; trying again does not mend it. What was written before stays.
+    """
+
+
 class StageError(PgrpoError):
     """What a role (rollout worker, execution pool, reward server, learner) gave cannot be used.
 

@@ -239,6 +239,11 @@ class LearnerSection(Section):
     weight_decay: float = Field(0.0, ge=0)
     adam_betas: tuple[Beta, Beta] = Field((0.9, 0.95), strict=False)  # YAML has lists, no tuples
     max_grad_norm: float = Field(1.0, gt=0)
+    grad_spike_factor: float | None = Field(20.0, gt=1)
+    """A step whose gradient norm (before clipping) exceeds so many times the median of the last 64 steps is skipped;
+    None: never. Ours: in the 67 runs of benchmarks/results (2,612 steps) the largest norm was 4.9 times that median."""
+    max_skipped_steps: int = Field(3, ge=1)
+    """Optimizer steps skipped in a row, for a spike or a gradient that is no finite number, that end the run."""
     micro_batch_tokens: int = Field(16384, ge=64)
     """Padded tokens per forward-backward on one rank; bounds memory."""
     activation_checkpointing: bool = False

@@ -40,6 +40,9 @@ class Snapshot:
     """That the engine was asked for."""
     adam_steps: float
     """That Adam has counted; 0 before the first."""
+    norms: list[float]
+    """Gradient norms that the next ones are compared with (`gradient_guard`)."""
+    skipped_in_a_row: int
     numels: dict[str, int]
     """Elements of each whole parameter."""
     parts: dict[str, dict[str, torch.Tensor]]
@@ -56,7 +59,7 @@ class Snapshot:
         """Write it. Raises `OSError`."""
         tensors = {f"{kind}/{name}": part for kind, parts in self.parts.items() for name, part in parts.items()}
         tensors |= {f"rng/{device}": state for device, state in self.rng.items()}
-        about = {name: getattr(self, name) for name in ("rank", "num_ranks", "num_steps", "adam_steps", "numels")}
+        about = {name: value for name, value in vars(self).items() if name not in ("parts", "rng")}
         save_file(tensors, path, {"pgrpo_ray": json.dumps(about)})
 
 
@@ -84,6 +87,8 @@ class Shards:
         first = self._file(0).about
         self.num_steps: int = first["num_steps"]
         self.adam_steps: float = first["adam_steps"]
+        self.norms: list[float] = first["norms"]
+        self.skipped_in_a_row: int = first["skipped_in_a_row"]
         self.numels: dict[str, int] = first["numels"]
         if first["num_ranks"] != self.num_ranks:
             raise CheckpointError(

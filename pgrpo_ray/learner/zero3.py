@@ -18,13 +18,14 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 
 from pgrpo_ray.config import LearnerSection
 from pgrpo_ray.errors import ModelError
+from pgrpo_ray.learner.gradient_guard import GradientGuard
 from pgrpo_ray.learner.shards import KINDS, MEANS, SQUARES, WEIGHTS, Shards, Snapshot
 
 GATHER_NUMEL = 16 << 20
@@ -39,6 +40,16 @@ class Rendezvous:
     world_size: int
     host: str
     port: int
+
+
+class OptimizerStep(NamedTuple):
+    """What became of a gradient."""
+
+    grad_norm: float
+    """Before clipping; infinite where the gradient is no number."""
+    learning_rate: float
+    taken: bool
+    """False: skipped. Weights, optimizer state and `num_steps` are as before, and the gradient is gone."""
 
 
 class Zero3Engine:
@@ -84,6 +95,7 @@ class Zero3Engine:
             self._model = module = _classifier(model, dtype, self._tokenizer, score_head_seed)
         self._model.config.use_cache = False
         self.num_steps = 0
+        self.guard = GradientGuard(section.grad_spike_factor, section.max_skipped_steps)
         if frozen:
             self._engine, *_ = deepspeed.initialize(model=module, config=settings)
             self._engine.eval()
@@ -100,6 +112,7 @@ class Zero3Engine:
             self._engine, self._optimizer, _, _ = deepspeed.initialize(
                 model=module, optimizer=optimizer, config=settings
             )
+            self._guard_steps()
         if score_head_seed is None:
             self._try_head(module)
 
@@ -126,19 +139,23 @@ class Zero3Engine:
         # ZeRO averages gradients over ranks; our loss is already divided by the global token count, so undo the mean.
         self._engine.backward(loss * self.world_size, scale_wrt_gas=False)
 
-    def step(self, rate_frac: float | None = None) -> tuple[float, float]:
-        """Apply the gathered gradient once. Return (gradient norm before clipping, learning rate). Collective.
+    def step(self, rate_frac: float | None = None) -> OptimizerStep:
+        """Apply the gathered gradient once, or skip it where `guard` does not accept its norm. Collective.
 
         `rate_frac`: share of the learning rate; None: the section's warm-up, then all of it.
         """
-        self.num_steps += 1
         if rate_frac is None:
-            rate_frac = min(1.0, self.num_steps / max(1, self._section.warmup_steps))
+            rate_frac = min(1.0, (self.num_steps + 1) / max(1, self._section.warmup_steps))
         rate = self._section.learning_rate * rate_frac
         for group in self._optimizer.param_groups:
             group["lr"] = rate
+        self._norm = None
         self._engine.step()
-        return float(self._engine.get_global_grad_norm()), rate
+        if self._norm is None:
+            raise ModelError("DeepSpeed took a step whose gradient norm nobody judged: install the pinned version.")
+        taken = not self._optimizer.overflow
+        self.num_steps += taken
+        return OptimizerStep(self._norm, rate, taken)
 
     def reduce(self, sums: torch.Tensor, maxima: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return float64 `sums` added and `maxima` maximised over ranks. Collective."""
@@ -181,7 +198,7 @@ class Zero3Engine:
             draft = folder.with_name(f".{folder.name}.tmp")
             shutil.rmtree(draft, ignore_errors=True)
             self._model.save_pretrained(draft, state_dict=state)
-            self._tokenizer.save_pretrained(draft)
+            self.tokenizer.save_pretrained(draft)
             shutil.rmtree(folder, ignore_errors=True)
             draft.rename(folder)
         dist.barrier()
@@ -204,7 +221,8 @@ class Zero3Engine:
         if self.device.type == "cuda":
             rng["cuda"] = torch.cuda.get_rng_state()
         adam_steps = float(states[0]["step"]) if states else 0.0
-        return Snapshot(self.rank, self.world_size, self.num_steps, adam_steps, self._numels, parts, rng)
+        steps = self.num_steps, adam_steps, list(self.guard.norms), self.guard.in_a_row
+        return Snapshot(self.rank, self.world_size, *steps, self._numels, parts, rng)
 
     def restore(self, shards: Shards) -> None:
         """Go on from a checkpoint, which any number of ranks may have written. Raises `CheckpointError`."""
@@ -228,6 +246,8 @@ class Zero3Engine:
                 for kind in (MEANS, SQUARES):
                     safe_set_local_optimizer_state(parameter, shards.part(kind, name, *place), kind)
         self.num_steps = shards.num_steps
+        self.guard.norms.extend(shards.norms)
+        self.guard.in_a_row = shards.skipped_in_a_row
         for device, state in shards.rng(self.rank).items():
             if device == "cpu":
                 torch.set_rng_state(state)
@@ -242,6 +262,31 @@ class Zero3Engine:
     @property
     def _numels(self) -> dict[str, int]:
         return {name: parameter.ds_numel for name, parameter in self._model.named_parameters()}
+
+    def gather(self, mine: list[str]) -> list[str]:
+        """Return what all ranks give, rank after rank. Collective; through pickle, for what is rare and small."""
+        everyone: list[list[str]] = [[] for _ in range(self.world_size)]
+        dist.all_gather_object(everyone, mine)
+        return [one for some in everyone for one in some]
+
+    def _guard_steps(self) -> None:
+        """Have the guard judge every step's norm before DeepSpeed takes the step.
+
+        DeepSpeed 0.19.8 itself skips a step whose norm is infinite, and clears its gradient (in `stage3.step`, right
+        after `_get_norm_groups`, which ends in an all-reduce); so what the guard refuses is given out as that. Taking
+        the norm beforehand would read all gradients once more.
+        """
+        from deepspeed.runtime.utils import combine_grad_norm_groups
+
+        norms_of_groups = self._optimizer._get_norm_groups
+        self._norm: float | None = None
+
+        def judged() -> list[torch.Tensor]:
+            norms = norms_of_groups()
+            self._norm = float(combine_grad_norm_groups(norms))
+            return norms if self.guard.accepts(self._norm) else [torch.full_like(norms[0], torch.inf)]
+
+        self._optimizer._get_norm_groups = judged
 
     def _try_head(self, module: torch.nn.Module) -> None:
         """Run body and head apart only where that gives the model's own logits; all ranks decide alike. Collective."""

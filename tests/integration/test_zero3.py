@@ -1,5 +1,6 @@
 """The ZeRO-3 engine itself, on two real ranks with unequal rows, against plain torch on all rows at once."""
 
+import math
 import sys
 
 import pytest
@@ -10,6 +11,7 @@ from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM, 
 
 from pgrpo_ray.actors.roles import LearnerRole
 from pgrpo_ray.config import LearnerSection
+from pgrpo_ray.learner.gradient_guard import FIRST
 
 pytestmark = [pytest.mark.ray, pytest.mark.deepspeed]
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test module by name
@@ -69,6 +71,17 @@ class Bench:
             logprobs, _ = self.engine.logprobs(*rows_of(self.rank), TEMPERATURE)
             self.engine.backward(logprobs.sum() * scale)
         return self.engine.step()[0]
+
+    def steps(self, scales):
+        """Whether each of some steps was taken, and how many were; NaN is met by rank 1 alone, in its second part."""
+        taken = []
+        for scale in scales:
+            for part in range(2):
+                logprobs, _ = self.engine.logprobs(*rows_of(self.rank), TEMPERATURE)
+                harmless = math.isnan(scale) and (self.rank, part) != (1, 1)
+                self.engine.backward(logprobs.sum() * (1.0 if harmless else scale))
+            taken.append(self.engine.step().taken)
+        return taken, self.engine.num_steps
 
     def weights(self):
         return {name: tensor.detach().clone() for name, tensor in self.engine.named_weights()}
@@ -163,6 +176,29 @@ def test_offloading_changes_nothing_of_a_step(ranks, models, offload):
         found.append(ask("weights")[0])
     for name, tensor in found[0].items():
         torch.testing.assert_close(tensor, found[1][name], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("bad", [math.nan, 1e3], ids=["no number", "a spike"])
+@pytest.mark.parametrize(
+    ("dtype", "section"),
+    [("float32", {}), ("bfloat16", {}), ("float32", {"offload": "optimizer"})],
+    ids=["float32", "bfloat16", "offloaded"],
+)
+def test_a_skipped_step_leaves_no_trace(ranks, models, dtype, section, bad):
+    """Weights, moments, step count and warm-up: what follows is bit for bit what it is where it never happened."""
+    load, ask = ranks
+    good, after, found = [1.0] * FIRST, [0.5, 1.0], []
+    for scales in ([*good, bad, bad], good):
+        load(models / "untied", dtype, learning_rate=1e-4, warmup_steps=2 * FIRST, max_grad_norm=1.0, **section)
+        assert ask("steps", scales) == [([True] * FIRST + [False] * (len(scales) - FIRST), FIRST)] * 2
+        found.append([ask("weights")[0]])
+        assert ask("steps", after) == [([True] * 2, FIRST + 2)] * 2
+        found[-1].append(ask("weights")[0])
+    (skipped, skipped_after), (clean, clean_after) = found
+    for name in clean:
+        assert torch.equal(skipped[name], clean[name]), name
+        assert torch.equal(skipped_after[name], clean_after[name]), name
+    assert any(not torch.equal(clean_after[name], clean[name]) for name in clean)
 
 
 def test_steps_far_below_what_bfloat16_can_tell_apart_add_up(ranks, models):

@@ -27,11 +27,13 @@ def test_every_number_of_ranks_reads_what_every_other_wrote(tmp_path_factory, nu
             kind: {name: cut(flat + k, rank, writers) for name, flat in whole.items()} for k, kind in enumerate(KINDS)
         }
         rng = {"cpu": torch.tensor([rank], dtype=torch.uint8)}
-        snapshot = Snapshot(rank, writers, 5, 4.0, {name: len(flat) for name, flat in whole.items()}, parts, rng)
+        snapshot = Snapshot(
+            rank, writers, 5, 4.0, [0.5], 1, {name: len(flat) for name, flat in whole.items()}, parts, rng
+        )
         snapshot.write(folder / snapshot.file_name)
         names.append(snapshot.file_name)
     with Shards(str(folder), names) as shards:
-        assert (shards.num_steps, shards.adam_steps) == (5, 4.0)
+        assert (shards.num_steps, shards.adam_steps, shards.norms, shards.skipped_in_a_row) == (5, 4.0, [0.5], 1)
         for k, kind in enumerate(KINDS):
             for name, flat in whole.items():
                 read = torch.cat([shards.part(kind, name, rank, readers) for rank in range(readers)])
