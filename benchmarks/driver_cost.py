@@ -184,11 +184,16 @@ class NullLearner:
         import pyarrow as pa
 
         from pgrpo_ray.data.arrow import list_lengths
+        from pgrpo_ray.data.digests import digest_of
+        from pgrpo_ray.data.padding import TokenRows
 
         lengths = list_lengths(pa.concat_tables(tables)["response_ids"]) if tables else np.zeros(0)
+        rows = [row for step in share.steps for micro in step.micro_batches for row in micro.tolist()]
         tokens = sum(int(lengths[rows].sum()) for step in share.steps for rows, *_ in step.passes())
         keys = ("loss", "entropy", "clip_frac", "mismatch_mean", "mismatch_max", "update_s", "current_tokens_frac")
-        return dict.fromkeys(keys, 0.0) | {"rank_tokens": tokens, "optimizer_steps": len(share.steps)}
+        books = {"rank_tokens": tokens, "rank_digest": digest_of(map(TokenRows(tables).digest, rows))}
+        steps = {"optimizer_steps": len(share.steps), "skipped_steps": 0, "skipped": []}
+        return dict.fromkeys(keys, 0.0) | books | steps
 
 
 class NullRecorder:

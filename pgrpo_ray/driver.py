@@ -22,6 +22,7 @@ Invariants:
 - The driver holds references and scalar columns, never token tensors or weights.
 - Conservation, checked each step: issued = open + trained + any other fate (`data.ledger`), and nothing has two fates.
 - Every wait has a deadline and names its role (`actors.waits`).
+- What is judged, rewarded and trained on is the same row everywhere (`actors.arrivals`, `data.digests`).
 - No rollout is older than `algo.max_staleness`, and engine and learner agree on the logprobs of tokens of the current
   version, or the run ends.
 """
@@ -36,8 +37,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+from rich.markup import escape
 
 from pgrpo_ray.actors import waits, weight_sync
+from pgrpo_ray.actors.arrivals import Repeats
 from pgrpo_ray.actors.backlog import EVALUATION, Backlog, tokens_and_verdicts
 from pgrpo_ray.actors.checkpointing import Checkpointer
 from pgrpo_ray.actors.group_flow import Group, GroupFlow, Shipment, in_order, places_of
@@ -48,10 +51,11 @@ from pgrpo_ray.algo.rewards import RewardRule, Signals, compose
 from pgrpo_ray.algo.staleness import check_staleness
 from pgrpo_ray.config import RunConfig, derive
 from pgrpo_ray.data import arrow
+from pgrpo_ray.data.digests import digest_of
 from pgrpo_ray.data.ledger import FATES, NO_GRADIENT, TRAINED
 from pgrpo_ray.data.run_state import RunState, SavedEstimate, fingerprint
 from pgrpo_ray.data.scalars import Columns, to_columns
-from pgrpo_ray.errors import MismatchError, PgrpoError, StageError
+from pgrpo_ray.errors import CorruptionError, MismatchError, PgrpoError, StageError
 from pgrpo_ray.evaluation.passk import pass_at_k_interval
 from pgrpo_ray.learner.shares import Places, share_of
 from pgrpo_ray.obs.checkpoints import Checkpoint, CheckpointStore
@@ -146,6 +150,7 @@ class Driver:
         self._steps = 0
         """Taken."""
         self._before: Estimate | None = None
+        self._repeats = Repeats()
         self._writing: Any = None
         self._data = fingerprint(problems)
         store = CheckpointStore(config.checkpoint_root)
@@ -250,6 +255,7 @@ class Driver:
         batch, sampled = self._collect(step)
         collected = time.monotonic()
         metrics = batch_metrics(batch.columns, batch.group_index, self._policy_version)
+        repeated = self._repeats.frac(batch.columns["row_digest"])
         self._write(self._log.rollouts_path(step), step, batch.shipments, batch.places, batch)
         learned = self._learn(batch, step)
         seconds = time.monotonic() - started
@@ -259,6 +265,7 @@ class Driver:
             **metrics,
             **{f"advantage_share_{term}": share for term, share in batch.shares.items()},
             **learned,
+            "repeated_frac": repeated,
             "policy_version": self._policy_version,
             "sample_s": max(0.0, sampled - started),
             "judge_tail_s": collected - max(started, sampled),
@@ -367,8 +374,8 @@ class Driver:
         self._check_trained(plan, columns, reports)
         self._check_parity(reports[0])
         started = time.monotonic()
-        if plan.mini_batches:
-            self._policy_version += len(plan.mini_batches)
+        if taken := int(reports[0]["optimizer_steps"]):  # a skipped step makes no version
+            self._policy_version += taken
             self._publish()
         return {**reports[0], "sync_s": time.monotonic() - started}
 
@@ -472,18 +479,27 @@ class Driver:
             "tied to the embedding and kept packed. If it has always been about so large: raise the bound."
         )
 
-    def _check_trained(self, plan: UpdatePlan, columns: Columns, reports: list[dict[str, float]]) -> None:
-        """What the ranks say they trained on must be what was planned, and each took every step."""
-        rows = np.concatenate([plan.rows_of(rank) for rank in range(len(reports))])
-        planned = int(columns["response_length"][rows].sum())
+    def _check_trained(self, plan: UpdatePlan, columns: Columns, reports: list[dict[str, Any]]) -> None:
+        """What the ranks say they trained on must be what was planned, and each took or skipped every step alike."""
+        for why in reports[0].pop("skipped"):
+            self._display.note(f"[red]{escape(why)}[/red]")
+        rows = [plan.rows_of(rank) for rank in range(len(reports))]
+        planned = int(sum(columns["response_length"][mine].sum() for mine in rows))
         trained = int(sum(report.pop("rank_tokens") for report in reports))
-        steps = {int(report["optimizer_steps"]) for report in reports}
-        if trained != planned or steps != {len(plan.mini_batches)}:
+        steps = {(int(report["optimizer_steps"]), int(report["skipped_steps"])) for report in reports}
+        if trained != planned or len(steps) > 1 or sum(min(steps)) != len(plan.mini_batches):
             raise StageError(
-                f"learner: trained on {trained} tokens in {sorted(steps)} steps, planned were {planned} in "
-                f"{len(plan.mini_batches)}.",
+                f"learner: trained on {trained} tokens in (taken, skipped) {sorted(steps)} steps, planned were "
+                f"{planned} in {len(plan.mini_batches)}.",
                 stage="learner",
             )
+        for rank, (mine, report) in enumerate(zip(rows, reports, strict=True)):
+            if report.pop("rank_digest") != digest_of(columns["row_digest"][mine]):
+                raise CorruptionError(
+                    f"learner: the {len(mine)} rollouts that rank {rank} trained on are not those that were judged and "
+                    "rewarded, or not in that order, or their tokens changed on the way. The step's rollouts are in "
+                    "the run's folder; no rollout worker has the weights that came of it."
+                )
 
 
 def _signals(columns: Columns) -> Signals:

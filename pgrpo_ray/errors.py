@@ -112,7 +112,7 @@ class CheckpointError(PgrpoError):
 
 
 class GradientError(PgrpoError):
-    """Too many optimizer steps in a row had a gradient that is no number, or far out of line. None of them was taken."""
+    """Too many optimizer steps in a row had a gradient that is no number or far out of line. None of them was taken."""
 
 
 class CorruptionError(PgrpoError):

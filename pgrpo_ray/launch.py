@@ -17,6 +17,7 @@ from rich.markup import escape
 
 from pgrpo_ray import __version__, preflight
 from pgrpo_ray.actors.spawn import Models, fleet, ray_session
+from pgrpo_ray.actors.tokenizers import check_tokenizers
 from pgrpo_ray.config import STARTER, RunConfig
 from pgrpo_ray.data.run_state import RunState, fingerprint, read_state
 from pgrpo_ray.driver import Driver, RunResult
@@ -82,6 +83,7 @@ def run(config: RunConfig, console: Console, resume: str | None = None) -> Path:
                 interruptible(),
                 fleet(config, models, examined.sandbox.kind, everything, examined.reward.scored, checkpoint) as actors,
             ):
+                check_tokenizers(actors.with_tokenizer(), models.policy, config.cluster.startup_timeout_s)
                 rule, train, heldout = examined.reward.rule, problems.train, problems.heldout
                 driver = Driver(config, rule, train, heldout, prompt_ids, actors, log, display, resumed)
                 result = driver.run()

@@ -18,15 +18,16 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from pgrpo_ray.actors import waits
+from pgrpo_ray.actors import clock, waits
+from pgrpo_ray.actors.arrivals import LOOKED_AT, check_groups
 from pgrpo_ray.actors.pools import ExecutionPools, Judging
 from pgrpo_ray.actors.scoring import GroupScorer, Scoring
+from pgrpo_ray.data.digests import prompt_digest
 from pgrpo_ray.errors import StageError
 from pgrpo_ray.learner.shares import Places
 from pgrpo_ray.obs.timeline import Span, Timeline
@@ -55,6 +56,8 @@ class Shipment:
     """None before the verdicts, or where scores are not asked for."""
     scalars: Any = None
     """The scalar table, None until it is in."""
+    problems: list[str] = field(default_factory=list)
+    """Of its groups, once the scalars are in."""
 
 
 @dataclass(eq=False, slots=True)
@@ -89,6 +92,8 @@ class Demand:
     """Shipments that are judged or scored."""
     came: int = 0
     """Groups that were done."""
+    arrived: set[str] = field(default_factory=set)
+    """Problems whose groups were judged."""
     dropped: bool = False
     done: list[Group] = field(default_factory=list)
     """In the order in which they became so; whoever takes one takes it out."""
@@ -98,6 +103,8 @@ class Demand:
     def __post_init__(self) -> None:
         self.places = {request.problem_id: index for index, request in enumerate(self.requests)}
         """Of each problem among the requests."""
+        self.prompts = {request.problem_id: prompt_digest(request.prompt_ids) for request in self.requests}
+        """Of each problem the digest of its prompt."""
 
     @property
     def complete(self) -> bool:
@@ -164,6 +171,7 @@ class GroupFlow:
         demand = self._demand(requests, group_size, version, score=True)
         if done is not None:
             done.demand = demand
+            self._look_at(done)
             self._hand_out(done)
         came = {group.request for group in demand.done}
         self._sample(demand, [request for request in requests if request not in came], temperature)
@@ -218,9 +226,9 @@ class GroupFlow:
 
     def wait_any(self, refs: Sequence[Any], timeout_s: float, stage: str) -> list[Any]:
         """As `waits.wait_any`, and groups move meanwhile."""
-        deadline = time.monotonic() + timeout_s
-        while not (found := self._turn(refs, max(0.0, deadline - time.monotonic()), stage)):
-            if time.monotonic() > deadline:
+        deadline = clock.now() + timeout_s
+        while not (found := self._turn(refs, max(0.0, deadline - clock.now()), stage)):
+            if clock.now() > deadline:
                 raise waits.late(refs, timeout_s, stage)
         return found
 
@@ -288,6 +296,8 @@ class GroupFlow:
             shipment.judging = self._pools.again(shipment.judging)
             self._pending[shipment.judging.scalars] = shipment
             return
+        if not demand.dropped:
+            self._look_at(shipment)
         if demand.score and not demand.dropped:
             shipment.scoring = self._scorer.score(shipment.judging.rollouts, shipment.scalars, self._statements)
             if shipment.scoring.ref is not None:
@@ -306,19 +316,19 @@ class GroupFlow:
             self._hand_out(shipment)
             self._check_all_came(demand)
 
+    def _look_at(self, shipment: Shipment) -> None:
+        """Raise `CorruptionError` unless its groups are what was asked for."""
+        demand = shipment.demand
+        asked = demand.group_size, demand.prompts, demand.version
+        shipment.problems = check_groups(shipment.scalars.select(LOOKED_AT).to_pydict(), *asked, demand.arrived)
+
     def _hand_out(self, shipment: Shipment) -> None:
-        demand, row = shipment.demand, 0
-        for problem_id, rows in groupby(shipment.scalars["problem_id"].to_pylist()):
-            size = sum(1 for _ in rows)
-            if size != demand.group_size:
-                raise StageError(
-                    f"rollout worker: a group of {size} rollouts came, {demand.group_size} were asked for.",
-                    stage="rollout worker",
-                )
-            demand.done.append(Group(shipment, demand.requests[demand.places[problem_id]], row, size))
+        demand = shipment.demand
+        for index, problem_id in enumerate(shipment.problems):
+            request = demand.requests[demand.places[problem_id]]
+            demand.done.append(Group(shipment, request, index * demand.group_size, demand.group_size))
             demand.came += 1
             demand.on_group()
-            row += size
 
     def _check_all_came(self, demand: Demand) -> None:
         if demand.complete and not demand.dropped and demand.came != len(demand.places):
@@ -336,7 +346,7 @@ class GroupFlow:
     def _late(self) -> list[Any]:
         """References of what pools should have judged long ago; looked for now and then, as a look goes through all
         that is pending."""
-        now = time.monotonic()
+        now = clock.now()
         if now - self._looked_at < waits.LOOK_S / 2:
             return []
         self._looked_at = now

@@ -8,7 +8,6 @@ for longer than a pool may take (`overdue`). When nobody could, its rollouts car
 group is answered, and a broken node costs time, not verdicts.
 """
 
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -23,7 +22,7 @@ from ray.exceptions import (
     RayTaskError,
 )
 
-from pgrpo_ray.actors import roles, waits
+from pgrpo_ray.actors import clock, roles, waits
 from pgrpo_ray.config import RunConfig
 from pgrpo_ray.errors import EnvironmentFault, SandboxError
 
@@ -102,9 +101,9 @@ class Judging:
     tried: tuple[Pool, ...]
     """Pools that have had the group; the last has it. Empty once nobody could judge it."""
     since: float
-    """When the first pool got it, or the last silent one was given up, monotonic seconds."""
+    """When the first pool got it, or the last silent one was given up, seconds of `clock`."""
     given: float
-    """When the last pool got it, monotonic seconds."""
+    """When the last pool got it, seconds of `clock`."""
     cause: str = ""
     """The first failure; empty while there is none."""
 
@@ -155,12 +154,12 @@ class ExecutionPools:
 
     def judge(self, rollouts: Any) -> Judging:
         """Queue groups, given as the reference of their ROLLOUT table."""
-        now, pool = time.monotonic(), self._best(())
+        now, pool = clock.now(), self._best(())
         return self._submit(Judging(rollouts, None, None, (), now, now, "" if pool else self._why_gone), pool)
 
     def overdue(self, judgings: Iterable[Judging]) -> list[Judging]:
         """Those of `judgings` whose pool has been silent for too long; `answer` takes each as a lost one."""
-        before = time.monotonic() - self._patience_s
+        before = clock.now() - self._patience_s
         return [judging for judging in judgings if judging.tried and judging.given < before]
 
     def answer(self, judging: Judging, timeout_s: float) -> Any:
@@ -173,9 +172,9 @@ class ExecutionPools:
         if pool:
             pool.outstanding -= 1
             if self.overdue([judging]) and not ray.wait([judging.scalars], timeout=0, fetch_local=False)[0]:
-                pool.rests_until = time.monotonic() + self._patience_s
+                pool.rests_until = clock.now() + self._patience_s
                 judging.cause = judging.cause or f"{pool.name}: no answer within {self._patience_s:g} s."
-                judging.since = time.monotonic()
+                judging.since = clock.now()
                 return None
         try:
             scalars = ray.get(judging.scalars, timeout=timeout_s)
@@ -189,13 +188,13 @@ class ExecutionPools:
                 raise explained from error
             if isinstance(error, ActorDiedError | ActorUnschedulableError):
                 pool.gone, self._why_gone = True, self._why_gone or str(explained)
-            pool.rests_until = time.monotonic() + REST_S
+            pool.rests_until = clock.now() + REST_S
             judging.cause = judging.cause or str(explained)
             return None
         cause = _loss(scalars)
         if cause is None or pool is None:
             return scalars
-        pool.rests_until = time.monotonic() + REST_S
+        pool.rests_until = clock.now() + REST_S
         judging.cause = judging.cause or cause
         return scalars if self._next(judging) is None else None
 
@@ -241,17 +240,17 @@ class ExecutionPools:
             pool.judge = pool.judge or pool.actor.judge.options(num_returns=2)
             verdicts, scalars = pool.judge.remote(judging.rollouts)
             tried = (*judging.tried, pool)
-        return replace(judging, verdicts=verdicts, scalars=scalars, tried=tried, given=time.monotonic())
+        return replace(judging, verdicts=verdicts, scalars=scalars, tried=tried, given=clock.now())
 
     def _best(self, tried: tuple[Pool, ...]) -> Pool | None:
         """The pool with the fewest groups among those neither `tried` nor gone, rested ones first."""
-        now = time.monotonic()
+        now = clock.now()
         untried = [pool for pool in self._pools if pool not in tried and not pool.gone]
         return min(untried, key=lambda pool: (pool.rests_until > now, pool.outstanding), default=None)
 
     def _next(self, judging: Judging) -> Pool | None:
         """Who may judge a lost group: None when the time or the number of pools is used up."""
-        late = time.monotonic() - judging.since > self._deadline_s
+        late = clock.now() - judging.since > self._deadline_s
         tried = sum(not pool.gone for pool in judging.tried)
         return None if late or tried >= MAX_POOLS_TRIED else self._best(judging.tried)
 

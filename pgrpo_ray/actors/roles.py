@@ -68,6 +68,12 @@ class RolloutRole:
         with self._named():
             yield from self._worker.generate(requests, group_size, temperature, version, name, together)
 
+    def tokenizer(self) -> str:
+        """Return the fingerprint of what decodes."""
+        from pgrpo_ray.data.fingerprint import fingerprint
+
+        return fingerprint(self._worker.tokenizer)
+
     def drop(self, name: str) -> int:
         """Give up what has not ended of the calls of `generate` with that name; return how many groups that are."""
         return self._worker.drop(name)
@@ -274,7 +280,13 @@ class LearnerRole:
         reference = Zero3Engine(self._model, dtype, section, rendezvous, frozen=True) if algo.kl_weight else None
         self._worker = LearnerWorker(engine, algo, self._config.rollout.temperature, reference)
 
-    def update(self, share: Any, *tables: Any) -> dict[str, float]:
+    def tokenizer(self) -> str:
+        """Return the fingerprint of what decodes."""
+        from pgrpo_ray.data.fingerprint import fingerprint
+
+        return fingerprint(self._worker.engine.tokenizer)
+
+    def update(self, share: Any, *tables: Any) -> dict[str, Any]:
         """Train on this rank's share of a batch. Collective."""
         return self._worker.update(tables, share)
 

@@ -15,7 +15,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 
-from pgrpo_ray.actors import waits
+from pgrpo_ray.actors import clock, waits
 from pgrpo_ray.algo.rewards import Scored
 from pgrpo_ray.data.scalars import thinking_table
 from pgrpo_ray.errors import StageError
@@ -37,7 +37,7 @@ class Scoring:
     statements: list[str]
     """Of their problems, as the reward model reads them (no chat template)."""
     deadline: float
-    """After it nobody is asked again, monotonic seconds."""
+    """After it nobody is asked again, seconds of `clock`."""
     ref: Any = None
     """Of the THINKING table; None once `table` is there."""
     table: Any = None
@@ -67,7 +67,7 @@ class GroupScorer:
 
         `statements`: by problem id. All is in when `ref` is None.
         """
-        deadline, rows = time.monotonic() + self._deadline_s, self._rows(scalars)
+        deadline, rows = clock.now() + self._deadline_s, self._rows(scalars)
         ids = scalars["problem_id"].to_pylist() if rows else []
         scoring = Scoring(rollouts, scalars.num_rows, rows, [statements[ids[row]] for row in rows], deadline)
         if scoring.rows:
@@ -105,7 +105,7 @@ class GroupScorer:
         Raises `StageError` when a whole deadline brought no replica: the next groups would wait as long.
         """
         scoring.ref = None
-        left = scoring.deadline - time.monotonic()
+        left = scoring.deadline - clock.now()
         if left > 0:
             try:
                 scoring.ref = self._ask(scoring.rollouts, scoring.rows, scoring.statements, left)

@@ -80,6 +80,11 @@ class Fleet:
         pools = self.pools.actors if self.pools else []
         return [actor for actor in (*pools, self.recorder, *self.rollout, *self.learner) if actor]
 
+    def with_tokenizer(self) -> dict[str, Any]:
+        """Those that decode token ids, by the name that errors call them."""
+        workers = {f"rollout worker {index}": actor for index, actor in enumerate(self.rollout)}
+        return workers | {f"learner rank {rank}": actor for rank, actor in enumerate(self.learner)}
+
 
 @contextlib.contextmanager
 def ray_session(config: RunConfig) -> Iterator[None]:

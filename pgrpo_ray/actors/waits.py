@@ -1,4 +1,7 @@
-"""Waiting for Ray with a deadline and an owner. Every remote result of the driver comes through here."""
+"""Waiting for Ray with a deadline and an owner. Every remote result of the driver comes through here.
+
+Deadlines are counted in seconds for which this process runs (`clock`).
+"""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -7,6 +10,7 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
+from pgrpo_ray.actors import clock
 from pgrpo_ray.errors import PgrpoError, StageError
 
 WaitAny = Callable[[Sequence[Any], float, str], list[Any]]
@@ -50,14 +54,14 @@ def wait_any(
     `given_up` may name references that nobody shall wait for any more: they are returned too. It is asked now and every
     `LOOK_S`.
     """
-    refs, deadline = list(refs), time.monotonic() + timeout_s
+    refs, deadline = list(refs), clock.now() + timeout_s
     while not (ready := given_up()):
-        left = max(0.0, deadline - time.monotonic())
+        left = max(0.0, deadline - clock.now())
         ready, _ = ray.wait(refs, num_returns=1, timeout=min(left, LOOK_S), fetch_local=False)
         if ready and len(refs) > 1:
             time.sleep(GATHER_S)
             ready, _ = ray.wait(refs, num_returns=len(refs), timeout=0, fetch_local=False)
-        if ready or left <= LOOK_S:
+        if ready or clock.now() > deadline - 0.05:  # a wait of Ray's may end some milliseconds early
             break
     if not ready:
         raise late(refs, timeout_s, stage)
@@ -79,9 +83,9 @@ def get_all(owners: Mapping[Any, str], timeout_s: float, wait: WaitAny | None = 
 
     Whoever fails first is heard first, as others may wait for it.
     """
-    waiting, found, deadline = dict(owners), {}, time.monotonic() + timeout_s
+    waiting, found, deadline = dict(owners), {}, clock.now() + timeout_s
     while waiting:
-        left = max(0.1, deadline - time.monotonic())
+        left = max(0.1, deadline - clock.now())
         for ref in (wait or wait_any)(list(waiting), left, " and ".join(sorted(set(waiting.values())))):
             found[ref] = _value(ref, timeout_s, waiting.pop(ref))
     return [found[ref] for ref in owners]

@@ -12,11 +12,10 @@ From GPU to GPU (`sync.transport` nccl or ipc) there is no half that touches no 
 dtypes and shapes, then rank 0 drives vLLM's weight transfer by calls of its own to the workers (`TransferClient`).
 """
 
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from pgrpo_ray.actors import waits
+from pgrpo_ray.actors import clock, waits
 from pgrpo_ray.errors import PgrpoError, StageError, WeightSyncError
 
 
@@ -171,7 +170,7 @@ class _Deadline:
         """`so`: what follows from it when it is missed."""
         self._seconds = seconds
         self._so = so
-        self._end = time.monotonic() + seconds
+        self._end = clock.now() + seconds
         self._version = version
 
     def wait(self, refs: list[Any], stage: str, wait_any: waits.WaitAny) -> list[Any]:
@@ -196,11 +195,11 @@ class _Deadline:
         """Return the seconds that are left. Raises `WeightSyncError` where none are."""
         if missed := self.missed():
             raise missed
-        return max(1e-3, self._end - time.monotonic())
+        return max(1e-3, self._end - clock.now())
 
     def missed(self) -> WeightSyncError | None:
         """Return the error that says so, where no time is left."""
-        if time.monotonic() < self._end - 0.05:  # a wait of Ray's may end some milliseconds early
+        if clock.now() < self._end - 0.05:  # a wait of Ray's may end some milliseconds early
             return None
         return WeightSyncError(
             f"version {self._version} was not with every rollout worker within {self._seconds:g} s{self._so}. "

@@ -59,9 +59,9 @@ class UpdatePlan:
     """Rows planned, that is rows with a gradient."""
 
     def rows_of(self, rank: int) -> np.ndarray:
-        """Return the sorted rows that `rank` needs, int64: what the driver must send it."""
+        """Return the rows that `rank` trains on, int64, in the order in which it does."""
         parts = [rows for mini_batch in self.mini_batches for rows in mini_batch.ranks[rank]]
-        return np.sort(np.concatenate(parts)) if parts else np.zeros(0, dtype=np.int64)
+        return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
 
 
 def plan_update(

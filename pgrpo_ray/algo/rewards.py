@@ -265,7 +265,7 @@ def _check_range(rule: RewardRule, term: Term, values: np.ndarray, passed: np.nd
     """Raise `ValueError` when kept `values` leave what `term` declares."""
     if not values.size:
         return
-    if not ((values >= term.low) & (values <= term.high)).all():  # NaN fails too
+    if not (np.isfinite(values) & (values >= term.low) & (values <= term.high)).all():
         raise ValueError(
             f"reward rule {rule.name!r}: {term.name} is declared in [{term.low:g}, {term.high:g}] and came as "
             f"{values.min():g} to {values.max():g}"

@@ -194,7 +194,8 @@ def reward_table(
 ) -> pa.Table:
     """Return the reward columns from numpy arrays named as in REWARD_SCHEMA, null in every dropped row.
 
-    `dropped` and `masked` hold the reason or None per row. Raises `ValueError` for NaN in a row that is not dropped.
+    `dropped` and `masked` hold the reason or None per row. Raises `ValueError` for NaN and infinities in a row that is
+    not dropped.
     """
     gone = np.array([reason is not None for reason in dropped], dtype=bool)
     built: dict[str, Any] = {"dropped": list(dropped), "masked": list(masked)}
@@ -203,8 +204,8 @@ def reward_table(
             continue
         values = np.asarray(columns[field.name], dtype=np.float32)
         hidden = gone if field.nullable else np.zeros_like(gone)
-        if np.isnan(values[~hidden]).any():
-            raise ValueError(f"{field.name} is NaN in a row that is not dropped")
+        if not np.isfinite(values[~hidden]).all():
+            raise ValueError(f"{field.name} is no finite number in a row that is not dropped")
         built[field.name] = pa.array(values, mask=hidden)
     return build_table(REWARD_SCHEMA, built)
 

@@ -15,6 +15,8 @@ from itertools import pairwise
 import numpy as np
 import pyarrow as pa
 
+from pgrpo_ray.data.digests import row_digest
+
 TOKEN_COLUMNS = ("prompt_ids", "response_ids", "rollout_logprobs")
 VERSION_COLUMNS = ("versions", "version_starts")
 """Of `arrow.ROLLOUT_SCHEMA`: what the learner reads."""
@@ -53,6 +55,10 @@ class TokenRows:
 
     def __len__(self) -> int:
         return len(self._prompts)
+
+    def digest(self, row: int) -> int:
+        """Return the digest of a row, see `data.digests`."""
+        return row_digest(self._prompts[row], self._responses[row], self._logprobs[row])
 
     def pad(self, row_ids: np.ndarray, version: int) -> PaddedRollouts:
         """Return the rows `row_ids`, int64 [B], at least one, as padded arrays; `version` is the current policy's."""

@@ -9,14 +9,24 @@ the format reward; that is the price of a rule without a second reading.
 """
 
 import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from pgrpo_ray.types import ParsedResponse
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 """In the order in which they must stand."""
 
 _LANGUAGE = re.compile(r"[\w+.#-]*")
 _WRONG = ParsedResponse(format_ok=False, thinking=None, program=None)
+
+
+def text_of(tokenizer: "PreTrainedTokenizerBase", response_ids: Sequence[int]) -> str:
+    """Return the text view of a response's token ids, without end of sequence: what is parsed and judged."""
+    return tokenizer.decode(response_ids, skip_special_tokens=True)
 
 
 def parse(text: str) -> ParsedResponse:

@@ -8,11 +8,14 @@ Invariants:
   one, because ZeRO-3 gathers parameters collectively in each.
 - The loss of a mini-batch is a weighted sum over its sampled tokens, with weights that know the whole mini-batch: how
   rows are cut into micro-batches and ranks changes nothing.
+- A mini-batch whose gradient is refused (`gradient_guard`) changes nothing on any rank, and is in no mean.
 """
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,9 +23,15 @@ import torch
 
 from pgrpo_ray.algo.losses import MAX_LOG_RATIO, policy_loss, truncated_importance
 from pgrpo_ray.config import AlgoSection
+from pgrpo_ray.data.digests import digest_of
 from pgrpo_ray.data.padding import TokenRows
+from pgrpo_ray.errors import WeightSyncError
 from pgrpo_ray.learner.shares import RankShare
+from pgrpo_ray.learner.views import check_texts, row_name
 from pgrpo_ray.learner.zero3 import Zero3Engine
+
+NAMED = 8
+"""Rollouts with logprobs that are no numbers whom one message names; how many there are it says as well."""
 
 
 @dataclass(frozen=True)
@@ -63,17 +72,22 @@ class LearnerWorker:
         self._algo = algo
         self._temperature = temperature
 
-    def update(self, tables: Sequence[pa.Table], share: RankShare) -> dict[str, float]:
+    def update(self, tables: Sequence[pa.Table], share: RankShare) -> dict[str, Any]:
         """Run one optimizer step per mini-batch of `share`; return statistics reduced over ranks.
 
         `tables` are the ROLLOUT tables of `share.tables`, in that order. Collective. Returned keys: see `_report`.
+        Raises `CorruptionError` for texts that are not those of the token ids, and `GradientError` after too many
+        skipped steps in a row.
         """
         started = time.monotonic()
         rows = TokenRows(tables)
+        row_ids = [row for part in share.steps for micro in part.micro_batches for row in micro.tolist()]
+        check_texts(tables, np.array(row_ids, np.int64), self.engine.tokenizer)
         stats = _Stats()
         old = self._recompute_old(rows, share) if self._recomputes(share) else None
-        norms, rate = [], 0.0
+        norms, rate, skipped = [], 0.0, []
         for number, part in enumerate(share.steps):
+            now, broken = _Stats(), []
             for index, micro in enumerate(part.passes()):
                 batch = self._tensors(rows, share.policy_version, *micro)
                 reference = self._reference_logprobs(batch)
@@ -82,11 +96,22 @@ class LearnerWorker:
                     continue
                 logprobs, entropy = self._logprobs(batch)
                 loss, sums = self._loss(batch, logprobs, old[number, index] if old is not None else None, reference)
+                bad = ~logprobs.detach().isfinite().all(dim=1)
+                if bad.any():  # infinite ones are clamped in the loss, and would give a gradient that looks sound
+                    loss = loss + math.nan * logprobs.sum()
+                    broken += micro[0][bad.cpu().numpy()].tolist()
                 self.engine.backward(loss)
-                stats.add(batch, logprobs.detach(), entropy, sums, first=number == 0)
-            norm, rate = self.engine.step()
-            norms.append(norm)
-        return self._report(stats, norms, rate, time.monotonic() - started)
+                now.add(batch, logprobs.detach(), entropy, sums, first=not norms)
+            step = self.engine.step()
+            stats.merge(now, taken=step.taken)
+            if step.taken:
+                norms.append(step.grad_norm)
+                rate = step.learning_rate
+            else:
+                skipped.append(self._skipped(tables, broken))
+        # This rank's own, for the driver's books.
+        books = {"rank_tokens": stats.seen, "rank_digest": digest_of(map(rows.digest, row_ids)), "skipped": skipped}
+        return books | self._report(stats, norms, rate, len(skipped), time.monotonic() - started)
 
     @property
     def parameters(self) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -94,8 +119,17 @@ class LearnerWorker:
         return self.engine.parameters
 
     def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Yield full parameters in a fixed order. Collective."""
-        return self.engine.named_weights()
+        """Yield full parameters in a fixed order. Collective.
+
+        Raises `WeightSyncError` at one that is not finite throughout: nobody shall sample with it.
+        """
+        for name, weight in self.engine.named_weights():
+            if not all(bound.isfinite() for bound in weight.aminmax()):  # a NaN is both bounds
+                raise WeightSyncError(
+                    f"learner: {name} holds values that are no finite numbers, so it is not published. Lower "
+                    "learner.learning_rate, or set policy.dtype=float32, and start from the last good model."
+                )
+            yield name, weight
 
     def _recomputes(self, share: RankShare) -> bool:
         return self._algo.old_logprobs == "learner" and len(share.steps) > 1
@@ -185,13 +219,24 @@ class LearnerWorker:
             token_weights=torch.from_numpy(token_weights).to(device),
         )
 
-    def _report(self, stats: "_Stats", norms: list[float], rate: float, seconds: float) -> dict[str, float]:
-        """Reduce over ranks. Means are over tokens of rows with gradient; `mismatch` over those of the first step that
-        the version sampled which the learner held as it began, NaN where there are none."""
-        rank_tokens = stats.sums[0].item()
-        sums, maxima = self.engine.reduce(stats.sums, stats.maxima)
-        tokens, clipped, entropy, kl, kl_reference, loss, *rest = sums.tolist()
-        gap, current, first, weight, weight_squares = rest
+    def _skipped(self, tables: Sequence[pa.Table], broken: list[int]) -> str:
+        """Say why a step was skipped, naming the rollouts of all ranks whose logprobs are no numbers. Collective."""
+        rows = (
+            pa.concat_tables(tables).select(["problem_id", "sample_index"]).take(pa.array(broken)) if broken else None
+        )
+        names = self.engine.gather([row_name(row) for row in rows.to_pylist()] if rows else [])
+        told = "; ".join(names[:NAMED])
+        rollouts = f"The learner's logprobs of {len(names)} rollouts are no numbers: {told}. " if names else ""
+        self.engine.guard.check(rollouts)
+        return f"an optimizer step was skipped: {self.engine.guard.why}. {rollouts}".strip()
+
+    def _report(
+        self, stats: "_Stats", norms: list[float], rate: float, num_skipped: int, seconds: float
+    ) -> dict[str, float]:
+        """Reduce over ranks. Means are over tokens of rows with gradient whose step was taken; `mismatch` over those of
+        the first step that the version sampled which the learner held as it began, NaN where there are none."""
+        sums, maxima = self.engine.reduce(torch.cat([stats.trained, stats.compared]), stats.maxima)
+        tokens, clipped, entropy, kl, kl_reference, loss, weight, weight_squares, gap, current, first = sums.tolist()
         return {
             "loss": loss / max(1, len(norms)),
             "entropy": entropy / max(1.0, tokens),
@@ -205,8 +250,8 @@ class LearnerWorker:
             "grad_norm": float(np.mean(norms)) if norms else 0.0,
             "learning_rate": rate,
             "trained_tokens": tokens,
-            "rank_tokens": rank_tokens,  # this rank's own, for the driver's books
             "optimizer_steps": float(len(norms)),
+            "skipped_steps": float(num_skipped),
             "update_s": seconds,
         }
 
@@ -215,7 +260,12 @@ class _Stats:
     """Sums over this rank's tokens, kept as tensors so that one all-reduce per update suffices."""
 
     def __init__(self) -> None:
-        self.sums = torch.zeros(11, dtype=torch.float64)
+        self.seen = 0
+        """Tokens that went into a gradient, whether its step was taken or not."""
+        self.trained = torch.zeros(8, dtype=torch.float64)
+        """Of steps that were taken."""
+        self.compared = torch.zeros(3, dtype=torch.float64)
+        """Of engine and learner, which a skipped step says as much about."""
         self.maxima = torch.zeros((), dtype=torch.float64)
 
     def add(
@@ -228,12 +278,13 @@ class _Stats:
         first: bool,
     ) -> None:
         """`first`: the learner has not stepped in this update. Between sampling a current token and these logprobs then
-        lies no optimizer step, so a gap is the engines' own."""
+        lies no optimizer step, so a gap is the engines' own; one that is no number is told otherwise."""
         mask = batch.loss_mask
         log_ratio = (logprobs - batch.rollout_logprobs)[mask].double().cpu()
         ratio = log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
-        gap = log_ratio.abs()[batch.current_mask[mask].cpu()] if first else log_ratio[:0]
-        self.sums += torch.tensor(
+        gap = log_ratio.abs()[batch.current_mask[mask].cpu() & log_ratio.isfinite()] if first else log_ratio[:0]
+        self.seen += len(log_ratio)
+        self.trained += torch.tensor(
             [
                 loss_sums["tokens"],
                 loss_sums["clipped_low"] + loss_sums["clipped_high"],
@@ -241,13 +292,19 @@ class _Stats:
                 loss_sums["kl_k3"],
                 loss_sums["kl_reference"],
                 loss_sums["loss"],
-                gap.sum(),
-                len(gap),
-                len(log_ratio) if first else 0.0,
                 ratio.sum(),
                 ratio.square().sum(),
             ],
             dtype=torch.float64,
         )
+        self.compared += torch.tensor([gap.sum(), len(gap), len(log_ratio) if first else 0], dtype=torch.float64)
         if len(gap):
             self.maxima = torch.maximum(self.maxima, gap.max())
+
+    def merge(self, step: "_Stats", *, taken: bool) -> None:
+        """Add those of one step's passes."""
+        self.seen += step.seen
+        self.compared += step.compared
+        self.maxima = torch.maximum(self.maxima, step.maxima)
+        if taken:
+            self.trained += step.trained

@@ -87,12 +87,12 @@ class Zero3Engine:
         settings = engine_settings(dtype, section, frozen)
         # transformers holds only a weak reference: without ours the model would load whole on every rank.
         self._hf_settings = HfDeepSpeedConfig(settings)
-        self._tokenizer = AutoTokenizer.from_pretrained(model)
+        self.tokenizer = AutoTokenizer.from_pretrained(model)
         if score_head_seed is None:
             self._model = _causal(model, dtype)
             module: torch.nn.Module = SampledPolicy(self._model)
         else:
-            self._model = module = _classifier(model, dtype, self._tokenizer, score_head_seed)
+            self._model = module = _classifier(model, dtype, self.tokenizer, score_head_seed)
         self._model.config.use_cache = False
         self.num_steps = 0
         self.guard = GradientGuard(section.grad_spike_factor, section.max_skipped_steps)

@@ -8,10 +8,12 @@ starts while others sample; groups that end while nobody takes them travel toget
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 
 from pgrpo_ray.data import arrow
-from pgrpo_ray.data.response import parse
+from pgrpo_ray.data.response import parse, text_of
+from pgrpo_ray.errors import ModelError
 from pgrpo_ray.rollout.engine_loop import EngineLoop
 from pgrpo_ray.types import PromptRequest, SampledGroup
 
@@ -25,7 +27,7 @@ class RolloutWorker:
 
     def __init__(self, loop: EngineLoop, tokenizer: "PreTrainedTokenizerBase"):
         self._loop = loop
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
 
     @property
     def parameters(self) -> Mapping[str, tuple[str, tuple[int, ...]]]:
@@ -61,11 +63,11 @@ class RolloutWorker:
     def _table(self, groups: Sequence[SampledGroup]) -> pa.Table:
         ids = [ids for group in groups for ids in group.response_ids]
         spans = [spans for group in groups for spans in group.versions]
-        texts = [self._tokenizer.decode(response, skip_special_tokens=True) for response in ids]
+        texts = [text_of(self.tokenizer, response) for response in ids]
         parsed = [parse(text) for text in texts]
         requests = [group.request for group in groups for _ in group.response_ids]
-        prompts = {group.request.prompt_ids: self._tokenizer.decode(group.request.prompt_ids) for group in groups}
-        return arrow.build_table(
+        prompts = {group.request.prompt_ids: self.tokenizer.decode(group.request.prompt_ids) for group in groups}
+        table = arrow.build_table(
             arrow.ROLLOUT_SCHEMA,
             {
                 "problem_id": [request.problem_id for request in requests],
@@ -83,4 +85,23 @@ class RolloutWorker:
                 "thinking": [p.thinking for p in parsed],
                 "program": [p.program for p in parsed],
             },
+        )
+        _check_logprobs(table)
+        return table
+
+
+def _check_logprobs(table: pa.Table) -> None:
+    """Raise `ModelError` where the engine gave a token a logprob that is no number, or none at all."""
+    lengths, logprobs = arrow.list_lengths(table["response_ids"]), table["rollout_logprobs"].combine_chunks()
+    given = arrow.list_lengths(logprobs)
+    finite = np.isfinite(logprobs.flatten().to_numpy())
+    broken = np.repeat(np.arange(len(given)), given)[~finite]
+    if broken.size or (given != lengths).any():
+        row = int(broken[0] if broken.size else np.flatnonzero(given != lengths)[0])
+        named = table.select(["problem_id", "sample_index", "policy_version"]).slice(row, 1).to_pylist()[0]
+        raise ModelError(
+            f"rollout worker: the engine gave problem {named['problem_id']}, sample {named['sample_index']} "
+            f"{lengths[row]} tokens and {np.isfinite(logprobs[row].values.to_numpy()).sum()} logprobs that are "
+            f"numbers, with policy version {named['policy_version']}: its weights or its kernels are broken. Try "
+            "rollout.enforce_eager=true or policy.dtype=float32."
         )

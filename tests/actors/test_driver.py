@@ -4,6 +4,7 @@ Engines are replaced here and only here; tests/integration runs the same driver 
 """
 
 import io
+import itertools
 import json
 import math
 import os
@@ -26,9 +27,11 @@ from pgrpo_ray.actors.spawn import Fleet
 from pgrpo_ray.algo.rewards import RULES, Term, reward_rule
 from pgrpo_ray.config import parse
 from pgrpo_ray.data import arrow
+from pgrpo_ray.data.digests import digest_of
+from pgrpo_ray.data.padding import TokenRows
 from pgrpo_ray.data.scalars import scalar_table, thinking_table
 from pgrpo_ray.driver import Driver
-from pgrpo_ray.errors import MismatchError, StageError, WeightSyncError
+from pgrpo_ray.errors import CorruptionError, MismatchError, StageError, WeightSyncError
 from pgrpo_ray.obs.display import Display
 from pgrpo_ray.obs.run_log import RunLog
 from pgrpo_ray.types import CallCase, Judgement, Problem, TestStyle, Verdict
@@ -37,6 +40,19 @@ pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test module by name
 GROUP = 4
+
+
+CORRUPTED = {
+    "answers nobody": lambda columns: {"problem_id": ["q7"] * GROUP},
+    "answers another": lambda columns: {"prompt_ids": [[1, 2, 4]] * GROUP},
+    "mixes two prompts": lambda columns: {"prompt_ids": [[1, 2, 3]] * (GROUP - 1) + [[1, 2, 4]]},
+    "reorders": lambda columns: {name: values[::-1] for name, values in columns.items()},
+    "repeats a sample": lambda columns: {name: [values[0], *values[:-1]] for name, values in columns.items()},
+    "says the same": lambda columns: {
+        name: [columns[name][-1]] * GROUP for name in ("response_ids", "rollout_logprobs")
+    },
+}
+"""Of a rollout worker's table what is wrong with it, by mood."""
 
 
 class ScriptedRollout:
@@ -64,25 +80,25 @@ class ScriptedRollout:
             if self.ledger:
                 ray.get(self.ledger.add.remote(1))
             sizes = range(1, group_size + 1)
-            yield arrow.build_table(
-                arrow.ROLLOUT_SCHEMA,
-                {
-                    "problem_id": [request.problem_id] * group_size,
-                    "sample_index": list(range(group_size)),
-                    "policy_version": [version] * group_size,
-                    "prompt": ["p"] * group_size,
-                    "prompt_ids": [list(request.prompt_ids)] * group_size,
-                    "response_ids": [[5] * size for size in sizes],
-                    "rollout_logprobs": [[-1.0] * size for size in sizes],
-                    "versions": [[version]] * group_size,
-                    "version_starts": [[0]] * group_size,
-                    "response": ["r"] * group_size,
-                    "finish_reason": ["stop"] * (group_size - 1) + ["length"],
-                    "format_ok": [True] * group_size,
-                    "thinking": ["t"] * group_size,
-                    "program": ["x"] * group_size,
-                },
-            )
+            columns = {
+                "problem_id": [request.problem_id] * group_size,
+                "sample_index": list(range(group_size)),
+                "policy_version": [version] * group_size,
+                "prompt": ["p"] * group_size,
+                "prompt_ids": [list(request.prompt_ids)] * group_size,
+                "response_ids": [[5] * size for size in sizes],
+                "rollout_logprobs": [[-1.0] * size for size in sizes],
+                "versions": [[version]] * group_size,
+                "version_starts": [[0]] * group_size,
+                "response": ["r"] * group_size,
+                "finish_reason": ["stop"] * (group_size - 1) + ["length"],
+                "format_ok": [True] * group_size,
+                "thinking": ["t"] * group_size,
+                "program": ["x"] * group_size,
+            }
+            columns |= CORRUPTED.get(self.mood, lambda columns: {})(columns)
+            for _ in range(2 if self.mood == "answers twice" else 1):
+                yield arrow.build_table(arrow.ROLLOUT_SCHEMA, columns)
 
     def receive_weights(self, part):
         if self.version is not None and self.meets_it and self.mood == "refuses weights":
@@ -163,6 +179,8 @@ class ScriptedReward:
 
     def score(self, rollouts, rows, statements, timeout_s):
         assert statements == ["?"] * len(rows)
+        if self.mood == "scores with no numbers":
+            return thinking_table(rollouts.num_rows, dict.fromkeys(rows, math.nan))
         if self.mood == "has no scores":
             return thinking_table(rollouts.num_rows, {}, dict.fromkeys(rows, "no number"))
         return thinking_table(rollouts.num_rows, dict.fromkeys(rows, 0.5))
@@ -175,9 +193,10 @@ class ScriptedLearner:
         self.rows = []
 
     def update(self, share, *tables):
-        table, tokens = pa.concat_tables(tables) if tables else None, 0
+        table, tokens, trained = pa.concat_tables(tables) if tables else None, 0, []
         for step in share.steps:
             for rows, advantages, _ in step.passes():
+                trained += rows.tolist()
                 for row, advantage in zip(rows.tolist(), advantages.tolist(), strict=True):
                     problem, sample = table["problem_id"][row].as_py(), table["sample_index"][row].as_py()
                     self.rows.append((problem, sample, advantage))
@@ -185,7 +204,13 @@ class ScriptedLearner:
         keys = ("loss", "entropy", "clip_frac", "mismatch_max", "update_s")
         lost = 1 if self.mood == "loses a token" else 0
         gap = {"disagrees": 0.2, "has no logprobs": math.nan}.get(self.mood, 0.09)  # the bound of bfloat16 is 0.1
-        counts = {"rank_tokens": tokens - lost, "optimizer_steps": len(share.steps)}
+        skipped = {"skips one": 1, "skips all": len(share.steps), "ranks disagree": self.rank}.get(self.mood, 0)
+        skipped = min(skipped, len(share.steps))
+        counts = {"rank_tokens": tokens - lost, "optimizer_steps": len(share.steps) - skipped}
+        counts |= {"skipped_steps": skipped, "skipped": ["[it] was no number"] * skipped}
+        if self.mood == "swaps two rows" and self.rank:
+            trained[:2] = trained[1::-1]
+        counts["rank_digest"] = digest_of(map(TokenRows(tables).digest, trained))
         gaps = {"mismatch_mean": gap, "current_tokens_frac": 1.0}
         if not tokens:  # then the real one has nothing to compare
             gaps = dict.fromkeys(gaps, math.nan)
@@ -455,10 +480,67 @@ def test_a_worker_that_breaks_while_it_loads_ends_the_run_and_is_named(make_driv
 
 def test_rollouts_of_another_version_than_asked_for_end_the_run(make_driver):
     driver, _, _ = make_driver(rollout="samples with old weights")
-    with pytest.raises(
-        StageError, match=r"4 of 12 rollouts .* version 0; the learner has version 2, .*_staleness is 0"
-    ):
+    with pytest.raises(CorruptionError, match=r"policy version 0, before it was asked for, .* version 2"):
         driver.run()
+
+
+@pytest.mark.parametrize(
+    ("mood", "words"),
+    [
+        ("answers twice", "came twice"),
+        ("answers nobody", "problem q7 was not asked for"),
+        ("answers another", "answers another prompt"),
+        ("mixes two prompts", "answers another prompt"),
+        ("reorders", r"has the samples \[3, 2, 1, 0\] in this order, 4 were asked for"),
+        ("repeats a sample", r"has the samples \[0, 0, 1, 2\]"),
+        ("loses a rollout", r"has the samples \[0, 1, 2\]"),
+    ],
+)
+def test_groups_that_are_not_what_was_asked_for_end_the_run_before_they_are_trained_on(make_driver, mood, words):
+    driver, fleet, _ = make_driver(rollout=mood)
+    with pytest.raises(CorruptionError, match=rf"rollout worker: a group of problem .*{words}"):
+        driver.run()
+    assert ray.get([rank.trained.remote() for rank in fleet.learner]) == [[], []]
+
+
+def test_a_learner_that_has_other_rows_than_were_rewarded_ends_the_run_before_it_publishes(make_driver):
+    driver, fleet, log = make_driver(learner="swaps two rows")
+    with pytest.raises(CorruptionError, match=r"rank 1 trained on are not those that were judged"):
+        driver.run()
+    assert versions(fleet) == [0, 0]
+    assert arrow.read_ipc(log.rollouts_path(1)).num_rows == 12
+
+
+@pytest.mark.parametrize(("rollout", "frac"), [("normal", 0.0), ("says the same", 0.75)])
+def test_rollouts_that_are_one_another_are_counted(make_driver, rollout, frac):
+    driver, _, log = make_driver(rollout=rollout, execution="flat", prompts=1)
+    driver.run()
+    steps = [json.loads(line) for line in (log.folder / "metrics.jsonl").read_text().splitlines()]
+    # The scripted responses are alike for every problem, and nothing was learned between the steps.
+    assert [step["repeated_frac"] for step in steps] == [frac, 1.0]
+
+
+@pytest.mark.parametrize(("mood", "version"), [("skips one", 2), ("skips all", 0)])
+def test_a_skipped_step_is_counted_told_and_makes_no_version(make_driver, mood, version):
+    driver, fleet, log = make_driver(learner=mood)
+    assert driver.run().policy_version == version
+    assert versions(fleet) == [version] * 2
+    steps = [json.loads(line) for line in (log.folder / "metrics.jsonl").read_text().splitlines()]
+    skipped = 1 if version else 2
+    assert [(step["skipped_steps"], step["optimizer_steps"]) for step in steps] == [(skipped, 2 - skipped)] * 2
+    assert [step["policy_version"] for step in steps] == [version // 2, version]
+    assert [step["staleness_max"] for step in steps] == [0, 0]
+    assert driver._display.console.file.getvalue().count("[it] was no number") == 2 * skipped
+
+
+def test_wall_clocks_that_jump_change_nothing(make_driver, monkeypatch):
+    jumps = itertools.cycle([0.0, 1e6, -1e6, 40.0])
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + next(jumps))
+    driver, _, log = make_driver(heldout=2)
+    assert driver.run().steps == 2
+    steps = [json.loads(line) for line in (log.folder / "metrics.jsonl").read_text().splitlines()]
+    assert all(0 <= step[key] < 30 for step in steps for key in step if key.endswith("_s") and key != "tokens_per_s")
 
 
 @pytest.mark.parametrize("learner", ["disagrees", "has no logprobs"])
@@ -486,9 +568,10 @@ def test_the_bound_of_the_gap_can_be_set(make_driver):
     ("moods", "words"),
     [
         ({"rollout": "loses a group"}, "3 groups asked for, 1 came"),
-        ({"rollout": "loses a rollout"}, "a group of 3 rollouts came, 4 were asked for"),
         ({"rollout": "fails"}, "rollout worker: ZeroDivisionError: no engine"),
         ({"learner": "loses a token"}, "learner: trained on .* tokens"),
+        ({"learner": "ranks disagree"}, r"\[\(1, 1\), \(2, 0\)\] steps"),
+        ({"reward": "scores with no numbers"}, "reward server: ValueError: R.t of the rows .* is no finite number"),
         ({"reward": "has no scores"}, "reward server: none of the 3 rollouts that were to be scored .* no number"),
         ({"learner": "cannot publish"}, "learner: MemoryError: object store is full"),
         ({"learner": "one cannot gather"}, "learner: MemoryError: no room for the head"),

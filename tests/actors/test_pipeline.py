@@ -28,10 +28,11 @@ from pgrpo_ray.actors.spawn import Fleet
 from pgrpo_ray.algo.rewards import RULES
 from pgrpo_ray.config import parse
 from pgrpo_ray.data import arrow
+from pgrpo_ray.data.digests import digest_of
 from pgrpo_ray.data.padding import TokenRows
 from pgrpo_ray.data.scalars import scalar_table, thinking_table
 from pgrpo_ray.driver import Driver
-from pgrpo_ray.errors import StageError
+from pgrpo_ray.errors import CorruptionError
 from pgrpo_ray.obs.display import Display
 from pgrpo_ray.obs.run_log import RunLog
 from pgrpo_ray.types import CallCase, Judgement, Problem, TestStyle, Verdict
@@ -153,7 +154,7 @@ class SleepingLearner:
 
     def update(self, share, *tables):
         time.sleep(self.longest_s)
-        tokens = 0
+        tokens, digests = 0, []
         rows = pa.concat_tables(tables) if tables else None
         tokens_of = TokenRows(tables)
         for step in share.steps:
@@ -162,10 +163,12 @@ class SleepingLearner:
                     padded = tokens_of.pad(places, share.policy_version)
                     tokens += int(padded.is_response.sum())
                 for place in places.tolist():
+                    digests.append(tokens_of.digest(place))
                     found = [rows[name][place].as_py() for name in ("problem_id", "sample_index", "versions")]
                     self.rows.append((share.policy_version, *found))
         keys = ("loss", "entropy", "clip_frac", "mismatch_mean", "mismatch_max", "update_s", "current_tokens_frac")
-        return dict.fromkeys(keys, 0.0) | {"rank_tokens": tokens, "optimizer_steps": len(share.steps)}
+        books = {"rank_tokens": tokens, "rank_digest": digest_of(digests), "skipped": [], "skipped_steps": 0}
+        return dict.fromkeys(keys, 0.0) | books | {"optimizer_steps": len(share.steps)}
 
     def publish(self, version):
         if self.rank == 0:
@@ -328,9 +331,7 @@ def num_versions(run):
 
 
 def test_what_is_too_old_ends_the_run(run_driver):
-    with pytest.raises(
-        StageError, match=r"sampled with policy version 0; the learner has version \d+, .*_staleness is 2"
-    ):
+    with pytest.raises(CorruptionError, match=r"policy version 0, before it was asked for, which was with version \d+"):
         run_driver("cheats", staleness=2, cheats=True)
 
 

@@ -3,11 +3,12 @@
 import os
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import ray
 
-from pgrpo_ray.actors import waits
+from pgrpo_ray.actors import clock, waits
 from pgrpo_ray.errors import DataError, StageError
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
@@ -29,6 +30,10 @@ class Role:
         time.sleep(60)
 
     def answer(self):
+        return 42
+
+    def answer_late(self):
+        time.sleep(3)
         return 42
 
     def count(self, stall):
@@ -94,6 +99,19 @@ def test_a_wait_for_any_gives_up_what_is_overdue_before_its_end(role, monkeypatc
     assert time.monotonic() - began < 10
     with pytest.raises(StageError, match="execution pool: nothing finished within 1 s"):
         waits.wait_any([ref], 1, "execution pool", lambda: [])
+
+
+def test_who_was_stopped_does_not_find_the_others_late(role, monkeypatch):
+    """The stop of this process is a jump of its monotonic clock, one second after the wait began."""
+    began, stopped = time.monotonic(), 1000.0
+    jumping = lambda: time.monotonic() + (stopped if time.monotonic() > began + 1 else 0.0)  # noqa: E731
+    monkeypatch.setattr(clock, "time", SimpleNamespace(monotonic=jumping, sleep=time.sleep))
+    monkeypatch.setattr(clock, "now", clock.RunningClock().now)
+    monkeypatch.setattr(waits, "LOOK_S", 0.2)
+    clock.now()
+    assert waits.get(role.answer_late.remote(), 20, "learner", waits.wait_any) == 42
+    with pytest.raises(StageError, match="nothing finished within 1 s"):
+        waits.wait_any([role.sleep.remote()], 1, "learner")
 
 
 def test_a_stream_is_ready_for_each_item_and_for_its_end_and_a_stalled_one_is_late(role):

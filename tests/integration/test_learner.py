@@ -4,19 +4,29 @@ The reference is one plain torch backward over all rows. AdamW hides the scale o
 clipping is compared: a missing factor, a doubled row or a rank's own denominator would show here and nowhere else.
 """
 
+import math
+import sys
+
 import numpy as np
+import pyarrow as pa
 import pytest
 import ray
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pgrpo_ray.actors.roles import LearnerRole
 from pgrpo_ray.algo.batching import plan_update
 from pgrpo_ray.config import parse
+from pgrpo_ray.data import response
 from pgrpo_ray.data.arrow import ROLLOUT_SCHEMA, build_table, list_lengths
+from pgrpo_ray.data.digests import digest_of
+from pgrpo_ray.data.padding import TokenRows
+from pgrpo_ray.errors import CorruptionError, GradientError, WeightSyncError
 from pgrpo_ray.learner.shares import Places, share_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.deepspeed]
+
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test module by name
 
 GROUPS, SIZE = 3, 4
 TEMPERATURE = 0.7
@@ -35,6 +45,7 @@ def local_ray():
 def batch(tiny_starter):
     """Random rows whose rollout logprobs lie near the policy's, so that some ratios are clipped and some are not."""
     rng = np.random.default_rng(0)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_starter.policy)
     model = AutoModelForCausalLM.from_pretrained(tiny_starter.policy, dtype=torch.float32).eval()
     tables = []
     for group in range(GROUPS):
@@ -43,6 +54,8 @@ def batch(tiny_starter):
         with torch.no_grad():
             logprobs = [policy_logprobs(model, prompt, response) for response in responses]
         noisy = [(values + torch.from_numpy(rng.normal(0, 0.3, len(values)))).tolist() for values in logprobs]
+        texts = [response.text_of(tokenizer, ids) for ids in responses]
+        parsed = [response.parse(text) for text in texts]
         tables.append(
             build_table(
                 ROLLOUT_SCHEMA,
@@ -50,17 +63,17 @@ def batch(tiny_starter):
                     "problem_id": [str(group)] * SIZE,
                     "sample_index": list(range(SIZE)),
                     "policy_version": [0] * SIZE,
-                    "prompt": [""] * SIZE,
+                    "prompt": [tokenizer.decode(prompt)] * SIZE,
                     "prompt_ids": [prompt] * SIZE,
                     "response_ids": responses,
                     "rollout_logprobs": noisy,
                     "versions": [[0]] * SIZE,
                     "version_starts": [[0]] * SIZE,
-                    "response": [""] * SIZE,
+                    "response": texts,
                     "finish_reason": ["stop"] * SIZE,
-                    "format_ok": [True] * SIZE,
-                    "thinking": [""] * SIZE,
-                    "program": [""] * SIZE,
+                    "format_ok": [one.format_ok for one in parsed],
+                    "thinking": [one.thinking for one in parsed],
+                    "program": [one.program for one in parsed],
                 },
             )
         )
@@ -122,7 +135,7 @@ def learner_config(num_ranks, **algo):
     )
 
 
-def updates(path, batch, config, num_updates=1, micro_batch_tokens=4096, save_after_first=None):
+def updates(path, batch, config, num_updates=1, micro_batch_tokens=4096, save_after_first=None, role=LearnerRole):
     """Reports of rank 0 after each of some updates on the same batch, and the plan."""
     tables, advantages = batch
     num_ranks = config.learner.num_ranks
@@ -141,7 +154,7 @@ def updates(path, batch, config, num_updates=1, micro_batch_tokens=4096, save_af
         0,
         every_row=every_row,
     )
-    make = ray.remote(LearnerRole).options(num_cpus=1, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}})
+    make = ray.remote(role).options(num_cpus=1, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}})
     ranks = [make.remote(config, str(path)) for _ in range(num_ranks)]
     try:
         port = ray.get(ranks[0].free_port.remote())
@@ -251,3 +264,94 @@ def test_the_ratio_of_a_later_mini_batch_is_to_the_policy_before_the_first_step(
     assert report["optimizer_steps"] == 2
     assert report["loss"] == pytest.approx(np.mean(losses), rel=2e-3)
     assert report["clip_frac"] > 0  # of the second mini-batch: in the first the ratio is 1
+
+
+def faulty(value):
+    """A learner whose policy gives the last token of problem 1, sample 1 the logprob `value` in its first update."""
+
+    class Faulty(LearnerRole):
+        faults = 1
+
+        def update(self, share, *tables):
+            rows = [row for table in tables for row in table.to_pylist()]
+            broken = [row for row in rows if (row["problem_id"], row["sample_index"]) == ("1", 1)]
+            engine = self._worker.engine
+            sound = engine.logprobs
+
+            def logprobs(input_ids, *rest):
+                values, entropy = sound(input_ids, *rest)
+                for ids in [torch.tensor(row["prompt_ids"] + row["response_ids"]) for row in broken]:
+                    for place in [n for n, one in enumerate(input_ids) if torch.equal(one[: len(ids)], ids)]:
+                        values = values.index_put(
+                            (torch.tensor(place), torch.tensor(len(ids) - 2)), torch.tensor(value)
+                        )
+                return values, entropy
+
+            if self.faults:
+                self.faults, engine.logprobs = 0, logprobs
+            try:
+                return super().update(share, *tables)
+            finally:
+                engine.logprobs = sound
+
+    return Faulty
+
+
+@pytest.mark.parametrize("value", [math.nan, -math.inf])
+def test_logprobs_that_are_no_numbers_cost_a_step_and_are_named(tiny_starter, batch, value):
+    """On two ranks, of which one meets them; the next update is that of a learner which never did."""
+    config = learner_config(2, **WHOLE)
+    (skipped, after), plan = updates(tiny_starter.policy, batch, config, 2, 80, role=faulty(value))
+    (clean,), _ = updates(tiny_starter.policy, batch, config, 1, 80)
+    (why,) = skipped["skipped"]
+    assert "its gradient is no finite number" in why
+    assert "logprobs of 1 rollouts are no numbers: problem 1, sample 1." in why
+    assert (skipped["skipped_steps"], skipped["optimizer_steps"], skipped["trained_tokens"]) == (1, 0, 0)
+    assert skipped["mismatch_mean"] == pytest.approx(clean["mismatch_mean"], rel=0.1)  # of all the other tokens
+    own = {"update_s"}
+    assert {k: v for k, v in after.items() if k not in own} == {k: v for k, v in clean.items() if k not in own}
+    tables, _ = batch
+    rows = TokenRows(tables)
+    assert clean["rank_digest"] == digest_of(map(rows.digest, plan.rows_of(0).tolist()))
+
+
+def test_too_many_skipped_steps_in_a_row_end_the_run_and_name_the_rollouts(tiny_starter, batch):
+    config = learner_config(2, **WHOLE)
+    learner = config.learner.model_copy(update={"max_skipped_steps": 1})
+    config = config.model_copy(update={"learner": learner})
+    with pytest.raises(GradientError, match=r"1 optimizer steps in a row.*problem 1, sample 1"):
+        updates(tiny_starter.policy, batch, config, micro_batch_tokens=80, role=faulty(math.nan))
+
+
+@pytest.mark.parametrize("columns", [["response"], ["prompt"], ["response_ids", "rollout_logprobs"]], ids=str)
+def test_columns_that_slipped_are_noticed_where_tokens_are_trained_on(tiny_starter, batch, columns):
+    """By one row, but for prompts, which a group shares: by one group."""
+    tables, advantages = batch
+    whole = pa.concat_tables(tables).combine_chunks()
+    rows = np.roll(np.arange(GROUPS * SIZE), SIZE if columns == ["prompt"] else 1)
+    for name in columns:
+        whole = whole.set_column(
+            whole.schema.get_field_index(name), whole.field(name), whole[name].take(pa.array(rows))
+        )
+    moved = [whole.slice(group * SIZE, SIZE) for group in range(GROUPS)]
+    with pytest.raises(CorruptionError, match=r"learner: \w+ of problem \d, sample \d is .* token ids say"):
+        updates(tiny_starter.policy, (moved, advantages), learner_config(1, **WHOLE))
+
+
+class Poisoned(LearnerRole):
+    """One weight becomes NaN after the update."""
+
+    def update(self, share, *tables):
+        report = super().update(share, *tables)
+        shard = next(self._worker.engine._model.parameters()).ds_tensor
+        shard.data.view(-1)[0] = math.nan
+        return report
+
+    def save(self, folder):
+        for _ in self._worker.named_weights():
+            pass
+
+
+def test_weights_that_are_no_numbers_are_not_published(tiny_starter, batch, tmp_path):
+    with pytest.raises(WeightSyncError, match=r"learner: \S+ holds values that are no finite numbers"):
+        updates(tiny_starter.policy, batch, learner_config(2, **WHOLE), save_after_first=tmp_path, role=Poisoned)

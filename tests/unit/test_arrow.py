@@ -84,7 +84,7 @@ def test_dropped_rewards_are_null_and_others_may_not_be_nan():
     assert table["advantage"].to_pylist() == [1.0, None]
     assert table["masked"].to_pylist() == ["cut", None]
     assert table["reward_format"].to_pylist() == [1.0, 1.0]
-    with pytest.raises(ValueError, match="NaN in a row that is not dropped"):
+    with pytest.raises(ValueError, match="no finite number in a row that is not dropped"):
         arrow.reward_table(columns, [None, None], [None, None])
 
 
