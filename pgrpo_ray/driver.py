@@ -45,6 +45,7 @@ from pgrpo_ray.actors.backlog import EVALUATION, Backlog, tokens_and_verdicts
 from pgrpo_ray.actors.checkpointing import Checkpointer
 from pgrpo_ray.actors.group_flow import Group, GroupFlow, Shipment, in_order, places_of
 from pgrpo_ray.actors.spawn import Fleet
+from pgrpo_ray.actors.supervision import Supervisor
 from pgrpo_ray.algo.advantages import term_advantages, variance_shares
 from pgrpo_ray.algo.batching import UpdatePlan, plan_update
 from pgrpo_ray.algo.rewards import RewardRule, Signals, compose
@@ -55,7 +56,7 @@ from pgrpo_ray.data.digests import digest_of
 from pgrpo_ray.data.ledger import FATES, NO_GRADIENT, TRAINED
 from pgrpo_ray.data.run_state import RunState, SavedEstimate, fingerprint
 from pgrpo_ray.data.scalars import Columns, to_columns
-from pgrpo_ray.errors import CorruptionError, MismatchError, PgrpoError, StageError
+from pgrpo_ray.errors import CorruptionError, LostError, MismatchError, PgrpoError, StageError
 from pgrpo_ray.evaluation.passk import pass_at_k_interval
 from pgrpo_ray.learner.shares import Places, share_of
 from pgrpo_ray.obs.checkpoints import Checkpoint, CheckpointStore
@@ -144,7 +145,11 @@ class Driver:
         self._derived = derive(config)
         self._timeline = Timeline(log.folder / "trace.json" if config.run.trace else None)
         statements = {problem.id: problem.prompt for problem in problems}
-        self._flow = GroupFlow(fleet.rollout, fleet.pools, fleet.reward, statements, self._timeout_s, self._timeline)
+        self._crew = Supervisor(fleet.rollout, fleet.supervised(), config.cluster, fleet.respawn, display.note)
+        self._learning = False
+        """The learner is at an update, or its weights are newer than those that the rollout workers serve."""
+        roles = fleet.pools, fleet.reward
+        self._flow = GroupFlow(self._crew, self._admit, *roles, statements, self._timeout_s, self._timeline)
         self._backlog = Backlog(config, problems, prompt_ids, self._flow)
         self._policy_version = 0
         self._steps = 0
@@ -158,12 +163,17 @@ class Driver:
         self._resumed = resumed
 
     def run(self) -> RunResult:
-        """Evaluate, train, evaluate, save. Raises the first error of any role; what was being written is finished."""
+        """Evaluate, train, evaluate, save. Raises the first error of any role; what was being written is finished.
+
+        A `LostError` says that the same may go well with other processes, from the last checkpoint.
+        """
         try:
             return self._run()
-        except (Exception, KeyboardInterrupt):
+        except (Exception, KeyboardInterrupt) as error:
             with contextlib.suppress(PgrpoError):  # the first error is the one to tell
                 self._finish_writing(LAST_WRITE_TIMEOUT_S, waits.wait_any)
+            if isinstance(error, LostError):
+                raise self._crew.blame(error) from error
             raise
         finally:
             self._timeline.close()
@@ -275,6 +285,7 @@ class Driver:
             "cache_hit_frac": counts.cache_hit_frac,
             "runner_restarts": counts.runner_restarts,
             "judged_again": counts.judged_again,
+            "worker_restarts": self._crew.take_restarts(),
         }
 
     def _collect(self, step: int) -> tuple[Batch, float]:
@@ -368,6 +379,7 @@ class Driver:
             )
             rollouts = [batch.shipments[index].judging.rollouts for index in share.tables]
             updates.append(actor.update.remote(share, *rollouts))
+        self._learning = True
         span = self._timeline.begin("learning", f"step {step}")
         reports = self._flow.get(updates, self._timeout_s, "learner")
         self._timeline.end(span)
@@ -377,15 +389,38 @@ class Driver:
         if taken := int(reports[0]["optimizer_steps"]):  # a skipped step makes no version
             self._policy_version += taken
             self._publish()
+        self._learning = False
+        self._admit()
         return {**reports[0], "sync_s": time.monotonic() - started}
 
     def _publish(self) -> None:
-        """Bring the weights to every rollout worker; return when all serve the new version."""
+        """Bring the weights to every rollout worker; return when all that are there serve the new version."""
         self._display.stage("publishing weights")
-        version, sync, fleet = self._policy_version, self._config.sync, self._fleet
-        span = self._timeline.begin("sync", f"version {version}")
-        weight_sync.publish(fleet.learner, fleet.rollout, version, sync.deadline_s, self._flow.wait_any, sync.transport)
+        span = self._timeline.begin("sync", f"version {self._policy_version}")
+        while True:
+            self._flow.until(lambda: self._crew.started)  # one at least
+            if self._publish_to(self._crew.started, self._flow.wait_any):
+                break
+        self._crew.published()
         self._timeline.end(span)
+
+    def _admit(self) -> None:
+        """Give rollout workers that have started again the weights that the others serve, if the learner is at rest."""
+        if not self._learning:
+            self._crew.admit(self._publish_to)
+
+    def _publish_to(self, workers: list[Any], wait_any: waits.WaitAny = waits.wait_any) -> bool:
+        """Bring the weights to some rollout workers; return whether all have them, and none was lost meanwhile."""
+        version, sync, learner = self._policy_version, self._config.sync, self._fleet.learner
+        try:
+            weight_sync.publish(learner, workers, version, sync.deadline_s, wait_any, sync.transport)
+        except LostError as error:
+            lost = self._crew.of(error)
+            if lost is None:
+                raise
+            self._crew.lost(lost, error)
+            return False
+        return True
 
     def _evaluate(self, name: str) -> Estimate | None:
         """Measure pass@1 on the held-out problems with the weights that the workers serve now."""

@@ -8,6 +8,7 @@ import contextlib
 import json
 import platform
 import time
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,13 @@ from rich.console import Console
 from rich.markup import escape
 
 from pgrpo_ray import __version__, preflight
-from pgrpo_ray.actors.spawn import Models, fleet, ray_session
+from pgrpo_ray.actors.spawn import Fleet, Models, fitted, fleet, ray_session
+from pgrpo_ray.actors.supervision import RestartBudget
 from pgrpo_ray.actors.tokenizers import check_tokenizers
 from pgrpo_ray.config import STARTER, RunConfig
 from pgrpo_ray.data.run_state import RunState, fingerprint, read_state
 from pgrpo_ray.driver import Driver, RunResult
-from pgrpo_ray.errors import CheckpointError
+from pgrpo_ray.errors import CheckpointError, LostError
 from pgrpo_ray.interrupts import interruptible
 from pgrpo_ray.obs.checkpoints import Checkpoint, CheckpointStore
 from pgrpo_ray.obs.display import Display, warn_weak_sandbox
@@ -76,21 +78,83 @@ def run(config: RunConfig, console: Console, resume: str | None = None) -> Path:
             prepared = time.monotonic()
             display.phase("start", 1)
             display.stage("starting Ray, vLLM, DeepSpeed and the sandbox")
-            everything = [*problems.train, *problems.heldout]
-            resumed = go_back(config, checkpoint, problems, log, display) if checkpoint else None
-            with (
-                ray_session(sized),
-                interruptible(),
-                fleet(config, models, examined.sandbox.kind, everything, examined.reward.scored, checkpoint) as actors,
-            ):
-                check_tokenizers(actors.with_tokenizer(), models.policy, config.cluster.startup_timeout_s)
-                rule, train, heldout = examined.reward.rule, problems.train, problems.heldout
-                driver = Driver(config, rule, train, heldout, prompt_ids, actors, log, display, resumed)
-                result = driver.run()
+            training = Training(config, examined, models, problems, prompt_ids, log, display)
+            with ray_session(sized), interruptible():
+                result = training.run(checkpoint)
             summary = summarise(config, result, starter, examined.sandbox.kind, len(problems.heldout))
             log.summary(summary | {"seconds": time.monotonic() - started, "prepare_seconds": prepared - started})
             report(display, log.folder, result)
             return log.folder
+
+
+@dataclass
+class Training:
+    """A run whose problems, models and Ray are there: one attempt after another until one comes to its end."""
+
+    config: RunConfig
+    examined: preflight.Examined
+    models: Models
+    problems: preflight.ProblemSets
+    prompt_ids: dict[str, tuple[int, ...]]
+    log: RunLog
+    display: Display
+
+    def run(self, checkpoint: Checkpoint | None) -> RunResult:
+        """Begin, or go on from `checkpoint`. What one attempt loses the next takes up from the last checkpoint.
+
+        Raises the project's errors; the first attempt's start is not repeated, as what is wrong then stays wrong.
+        """
+        cluster = self.config.cluster
+        budget, begun = RestartBudget(cluster.max_restarts, cluster.restart_window_s), False
+        resumed = self._go_back(checkpoint)
+        while True:
+            try:
+                with self._fleet(checkpoint) as actors:
+                    begun = True
+                    return self._driver(actors, resumed).run()
+            except LostError as error:
+                rest_s = budget.take("all roles") if begun and cluster.on_failure != "stop" else None
+                if rest_s is None:
+                    raise
+                self.display.note(f"[red]{escape(str(error))}[/red]")
+                time.sleep(rest_s)
+            checkpoint = CheckpointStore(self.config.checkpoint_root).newest_whole()
+            self.display.note("all roles are started again")
+            resumed = self._go_back(checkpoint)
+            if checkpoint is None:
+                self.log.rewind(0, 0)
+                self.display.note("there is no checkpoint yet, so the run begins again")
+
+    def _fleet(self, checkpoint: Checkpoint | None) -> contextlib.AbstractContextManager[Fleet]:
+        everything = [*self.problems.train, *self.problems.heldout]
+        kind, scored = self.examined.sandbox.kind, self.examined.reward.scored
+        config = fitted(self.config) if self.config.cluster.on_failure == "go_on" else self.config
+        return fleet(config, self.models, kind, everything, scored, checkpoint)
+
+    def _driver(self, actors: Fleet, resumed: tuple[Checkpoint, RunState] | None) -> Driver:
+        config, problems = self.config, self.problems
+        check_tokenizers(actors.with_tokenizer(), self.models.policy, config.cluster.startup_timeout_s)
+        about = self.examined.reward.rule, problems.train, problems.heldout, self.prompt_ids
+        return Driver(config, *about, actors, self.log, self.display, resumed)
+
+    def _go_back(self, checkpoint: Checkpoint | None) -> tuple[Checkpoint, RunState] | None:
+        """Put the run's folder back to where a checkpoint was written; return that with its state.
+
+        Raises `CheckpointError` where the problems are not those that it was written with.
+        """
+        if checkpoint is None:
+            return None
+        state = read_state(checkpoint)
+        if state.data != fingerprint(self.problems.train):
+            raise CheckpointError(
+                f"{checkpoint.folder} was written by a run on other problems: their file has changed, or their order. "
+                "Put the old one back, or start a new run from the policy of this one."
+            )
+        if aside := self.log.rewind(state.step, state.metrics_bytes):
+            self.display.note(f"what was written after step {state.step} is now in {aside}")
+        if later := CheckpointStore(self.config.checkpoint_root).supersede(state.step):
+            self.display.note(f"later checkpoints are not gone on from: {', '.join(later)}")
+        return checkpoint, state
 
 
 def check_unused(config: RunConfig) -> None:
@@ -115,26 +179,6 @@ def choose_checkpoint(config: RunConfig, resume: str | None) -> Checkpoint | Non
     checkpoint = store.open(None if resume == LATEST else resume)
     config.check_resumes(read_state(checkpoint).config)
     return checkpoint
-
-
-def go_back(
-    config: RunConfig, checkpoint: Checkpoint, problems: preflight.ProblemSets, log: RunLog, display: Display
-) -> tuple[Checkpoint, RunState]:
-    """Put the run's folder back to where a checkpoint was written; return that with its state.
-
-    Raises `CheckpointError` where the problems are not those that it was written with.
-    """
-    state = read_state(checkpoint)
-    if state.data != fingerprint(problems.train):
-        raise CheckpointError(
-            f"{checkpoint.folder} was written by a run on other problems: their file has changed, or their order. "
-            "Put the old one back, or start a new run from the policy of this one."
-        )
-    if aside := log.rewind(state.step, state.metrics_bytes):
-        display.note(f"what was written after step {state.step} is now in {aside}")
-    if later := CheckpointStore(config.checkpoint_root).supersede(state.step):
-        display.note(f"later checkpoints are not gone on from: {', '.join(later)}")
-    return checkpoint, state
 
 
 def prepare_starter(config: RunConfig, display: Display) -> Any:

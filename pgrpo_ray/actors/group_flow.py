@@ -5,7 +5,8 @@ driver waits through this object: for groups (`finish`, `until`) or for somethin
 for those of `actors.waits`), such as the learner. Each group's reference is taken the moment its last response ends. It
 is judged at once, then scored (not queued before: an actor takes calls in order, so one slow pool would stop all
 scoring). When judging lags, no more groups are taken, and each rollout worker stops its engine some groups later:
-nothing piles up. A group that a pool keeps for longer than it may goes to another one.
+nothing piles up. A group that a pool keeps for longer than it may goes to another one. What a lost rollout worker had
+not brought is sampled by another, or by the same once it is back (`supervision`), from the same seeds.
 
 Groups that a worker has finished before the driver takes any travel together, as one table, one call to a pool and one
 to the reward server (`Shipment`): where the driver keeps up that is one group, and nobody waits for another; where it
@@ -27,8 +28,9 @@ from pgrpo_ray.actors import clock, waits
 from pgrpo_ray.actors.arrivals import LOOKED_AT, check_groups
 from pgrpo_ray.actors.pools import ExecutionPools, Judging
 from pgrpo_ray.actors.scoring import GroupScorer, Scoring
+from pgrpo_ray.actors.supervision import ROLLOUT, Supervisor
 from pgrpo_ray.data.digests import prompt_digest
-from pgrpo_ray.errors import StageError
+from pgrpo_ray.errors import LostError, StageError
 from pgrpo_ray.learner.shares import Places
 from pgrpo_ray.obs.timeline import Span, Timeline
 from pgrpo_ray.types import PromptRequest
@@ -39,6 +41,9 @@ engine step, and the driver takes one in about a millisecond."""
 TOGETHER = 4
 """Groups that may travel together. Ours: what a call costs then is shared by four, and what a lost pool or replica
 holds up is still little. An engine lets no more lie (`rollout.engine_loop.AHEAD`)."""
+REST_LOOK_S = 0.1
+"""Between looks while nothing is under way but a rest before a restart."""
+_LOOK_AGAIN = object()
 SAMPLING = "sampling"
 """Concurrency group of a rollout worker's `generate`: its calls run beside each other and beside new weights."""
 
@@ -52,6 +57,8 @@ class Shipment:
     """References of the ROLLOUT and VERDICT tables."""
     span: Span | None = None
     """Of the stage that has it; None for groups out of a checkpoint."""
+    stream: "Stream | None" = None
+    """That brought it; None for groups out of a checkpoint."""
     scoring: Scoring | None = None
     """None before the verdicts, or where scores are not asked for."""
     scalars: Any = None
@@ -81,6 +88,7 @@ class Demand:
     requests: tuple[PromptRequest, ...]
     """Of different problems."""
     group_size: int
+    temperature: float
     score: bool
     version: int
     """Policy version that the workers served when it was asked for."""
@@ -88,6 +96,8 @@ class Demand:
     """Called for each group that is done."""
     streams: int = 0
     """Rollout workers that are not through with it."""
+    unsampled: int = 0
+    """Groups that wait for a rollout worker to come back."""
     under_way: int = 0
     """Shipments that are judged or scored."""
     came: int = 0
@@ -109,7 +119,7 @@ class Demand:
     @property
     def complete(self) -> bool:
         """Whether nothing more will come."""
-        return not self.streams and not self.under_way
+        return not self.streams and not self.unsampled and not self.under_way
 
     @property
     def outstanding(self) -> int:
@@ -117,27 +127,47 @@ class Demand:
         return len(self.places) - self.came + len(self.done)
 
 
+@dataclass(eq=False)
+class Stream:
+    """What one rollout worker samples of a demand."""
+
+    demand: Demand
+    worker: Any
+    requests: Sequence[PromptRequest]
+    span: Span
+    under_way: int = 0
+    """Shipments that are judged or scored."""
+    ended: bool = False
+    """Nothing more comes of it."""
+    lost: bool = False
+    """Its worker, or a part of what it brought, is gone."""
+
+
 class GroupFlow:
     """All groups that are on their way. For one thread."""
 
     def __init__(
         self,
-        workers: Sequence[Any],
+        crew: Supervisor,
+        admit: Callable[[], None],
         pools: ExecutionPools,
         scorer: GroupScorer,
         statements: dict[str, str],
         timeout_s: float,
         timeline: Timeline,
     ):
-        """`statements`: of each problem that is scored, as the reward model reads it. `timeout_s`: for anything to
-        happen while somebody waits."""
-        self._workers = workers
+        """`crew` has the rollout workers; `admit` is called when one has started again. `statements`: of each problem
+        that is scored, as the reward model reads it. `timeout_s`: for anything to happen while somebody waits."""
+        self._crew = crew
+        self._admit = admit
         self._pools = pools
         self._scorer = scorer
         self._statements = statements
         self._timeout_s = timeout_s
         self._timeline = timeline
-        self._streams: dict[Any, tuple[Demand, Span]] = {}
+        self._streams: dict[Any, Stream] = {}
+        self._unsampled: list[tuple[Demand, Sequence[PromptRequest]]] = []
+        """What waits for a rollout worker to come back."""
         self._pending: dict[Any, Shipment] = {}
         """By the reference that each waits for."""
         self._largest = self._most = self._together = 1
@@ -155,8 +185,8 @@ class GroupFlow:
         on_group: Callable[[], None] = lambda: None,
     ) -> Demand:
         """Have a group sampled for each request, of different problems; return at once."""
-        demand = self._demand(requests, group_size, version, score, on_group)
-        self._sample(demand, requests, temperature)
+        demand = self._demand(requests, group_size, temperature, version, score, on_group)
+        self._sample(demand, requests)
         return demand
 
     def restore(
@@ -168,42 +198,48 @@ class GroupFlow:
         done: Shipment | None,
     ) -> Demand:
         """Go on with a demand of before a checkpoint: `done` holds groups that were done, the others are sampled."""
-        demand = self._demand(requests, group_size, version, score=True)
+        demand = self._demand(requests, group_size, temperature, version, score=True)
         if done is not None:
             done.demand = demand
             self._look_at(done)
             self._hand_out(done)
         came = {group.request for group in demand.done}
-        self._sample(demand, [request for request in requests if request not in came], temperature)
+        self._sample(demand, [request for request in requests if request not in came])
         return demand
 
     def _demand(
         self,
         requests: Sequence[PromptRequest],
         group_size: int,
+        temperature: float,
         version: int,
         score: bool,
         on_group: Callable[[], None] = lambda: None,
     ) -> Demand:
         self._asked += 1
         self._bound(group_size)
-        return Demand(f"demand {self._asked}", tuple(requests), group_size, score, version, on_group)
+        return Demand(f"demand {self._asked}", tuple(requests), group_size, temperature, score, version, on_group)
 
-    def _sample(self, demand: Demand, requests: Sequence[PromptRequest], temperature: float) -> None:
-        """Have the workers sample requests of a demand."""
+    def _sample(self, demand: Demand, requests: Sequence[PromptRequest]) -> None:
+        """Have the workers sample requests of a demand, or keep these until one is there."""
+        workers = self._crew.serving
+        if not workers:
+            self._unsampled.append((demand, requests))
+            demand.unsampled += len(requests)
+            return
         options = {
             "num_returns": "streaming",
             "concurrency_group": SAMPLING,
             "_generator_backpressure_num_objects": STREAM_AHEAD,
         }
-        for index in range(min(len(self._workers), len(requests))):
-            share = requests[index :: len(self._workers)]
+        for index in range(min(len(workers), len(requests))):
+            share = requests[index :: len(workers)]
             # Not always the first ones: small demands are not to fill some and leave others idle.
-            worker = self._workers[(self._asked + index) % len(self._workers)]
+            worker = workers[(self._asked + index) % len(workers)]
             stream = worker.generate.options(**options).remote(
-                share, demand.group_size, temperature, demand.version, demand.name, self._together
+                share, demand.group_size, demand.temperature, demand.version, demand.name, self._together
             )
-            self._streams[stream] = demand, self._timeline.begin("sampling", demand.name)
+            self._streams[stream] = Stream(demand, worker, share, self._timeline.begin("sampling", demand.name))
             demand.streams += 1
 
     def finish(self, demand: Demand) -> list[Group]:
@@ -221,7 +257,9 @@ class GroupFlow:
         """Give up whatever of a demand is not done; what a pool or the reward server has of it is not waited for."""
         demand.dropped = True
         demand.done.clear()
-        for worker in self._workers:
+        self._unsampled = [waiting for waiting in self._unsampled if waiting[0] is not demand]
+        demand.unsampled = 0
+        for worker in self._crew.serving:
             worker.drop.remote(demand.name)
 
     def wait_any(self, refs: Sequence[Any], timeout_s: float, stage: str) -> list[Any]:
@@ -239,12 +277,22 @@ class GroupFlow:
     def _turn(self, foreign: Sequence[Any], timeout_s: float, stage: str) -> list[Any]:
         """Wait until something happens, take every group a stage further that can be, and return which of `foreign` are
         ready."""
+        self._crew.look()
+        if self._unsampled and self._crew.serving:
+            waiting, self._unsampled = self._unsampled, []
+            for demand, requests in waiting:
+                demand.unsampled -= len(requests)
+                self._sample(demand, requests)
         # Judged groups first; and while too many wait, no more are taken.
         self._most = max(1, self._pools.max_groups(self._largest) // self._together)
         streams = self._streams if len(self._pending) < self._most else {}
-        refs = [*foreign, *self._pending, *streams]
-        names = [stage] * bool(foreign) + ["rollout worker"] * bool(streams)
+        starting = self._crew.starting
+        refs = [*foreign, *self._pending, *streams, *starting]
+        names = [stage] * bool(foreign) + ["rollout worker"] * bool([*streams, *starting])
         names += ["execution pool or reward server"] * bool(self._pending)
+        if not refs and self._crew.resting:
+            time.sleep(REST_LOOK_S)
+            return []
         if not refs:
             raise StageError("driver: groups are waited for, but none is under way.", stage="driver")
         ready = waits.wait_any(refs, timeout_s, " and ".join(names), self._late)
@@ -254,28 +302,45 @@ class GroupFlow:
                 self._advance(self._pending.pop(ref))
             elif ref in self._streams:
                 self._take(ref)
-            else:
+            elif ref in starting:
+                self._crew.heard(ref)
+                self._admit()
+            elif ref is not _LOOK_AGAIN:
                 found.append(ref)
         return found
 
     def _take(self, stream: Any) -> None:
         """Have what a rollout worker has ready judged, up to the bound of what may wait."""
-        demand, sampling = self._streams[stream]
+        source = self._streams[stream]
+        demand = source.demand
         with contextlib.suppress(StopIteration):
             while len(self._pending) < self._most:
                 rollouts = next(stream)
                 if not demand.dropped:
                     judging = self._pools.judge(rollouts)
                     demand.under_way += 1
+                    source.under_way += 1
                     span = self._timeline.begin("judging", demand.name)
-                    self._pending[judging.scalars] = Shipment(demand, judging, span)
+                    self._pending[judging.scalars] = Shipment(demand, judging, span, source)
                 if not stream.next_ready():
                     return
             return
         del self._streams[stream]
-        self._timeline.end(sampling)
-        demand.streams -= 1
+        self._timeline.end(source.span)
         demand.sampled_at = time.monotonic()
+        source.ended = True
+        self._close(source)
+
+    def _close(self, source: Stream) -> None:
+        """Take the end of a stream, once whatever it brought is through; have sampled what a lost one did not bring."""
+        demand = source.demand
+        if source.under_way or not source.ended:
+            return
+        demand.streams -= 1
+        if source.lost and not demand.dropped:
+            missing = [request for request in source.requests if request.problem_id not in demand.arrived]
+            if missing:
+                self._sample(demand, missing)
         self._check_all_came(demand)
 
     def _advance(self, shipment: Shipment) -> None:
@@ -291,7 +356,13 @@ class GroupFlow:
 
     def _judged(self, shipment: Shipment) -> None:
         demand = shipment.demand
-        shipment.scalars = self._pools.answer(shipment.judging, self._timeout_s)
+        try:
+            shipment.scalars = self._pools.answer(shipment.judging, self._timeout_s)
+        except LostError as error:
+            if shipment.stream is None or error.stage != ROLLOUT:
+                raise
+            self._lose(shipment, error)
+            return
         if shipment.scalars is None and not demand.dropped:  # its pool lost it
             shipment.judging = self._pools.again(shipment.judging)
             self._pending[shipment.judging.scalars] = shipment
@@ -307,14 +378,25 @@ class GroupFlow:
                 return
         self._end(shipment)
 
+    def _lose(self, shipment: Shipment, error: LostError) -> None:
+        """Its rollouts are gone, mostly with their worker."""
+        source = shipment.stream
+        source.lost = True
+        self._timeline.end(shipment.span)
+        self._crew.lost(source.worker, error)
+        shipment.demand.under_way -= 1
+        source.under_way -= 1
+        self._close(source)
+
     def _end(self, shipment: Shipment) -> None:
         """The groups of a shipment have all that they were to get."""
         self._timeline.end(shipment.span)
-        demand = shipment.demand
+        demand, source = shipment.demand, shipment.stream
         demand.under_way -= 1
+        source.under_way -= 1
         if not demand.dropped:
             self._hand_out(shipment)
-            self._check_all_came(demand)
+        self._close(source)
 
     def _look_at(self, shipment: Shipment) -> None:
         """Raise `CorruptionError` unless its groups are what was asked for."""
@@ -339,13 +421,17 @@ class GroupFlow:
     def _bound(self, group_size: int) -> None:
         """How many groups may travel together: few enough that what the queues of all pools hold, of the largest groups
         that are asked for, makes several shipments for each."""
-        self._largest = max([group_size, *(demand.group_size for demand, _ in self._streams.values())])
+        self._largest = max([group_size, *(source.demand.group_size for source in self._streams.values())])
         groups = self._pools.max_groups(self._largest)
         self._together = max(1, min(TOGETHER, groups // (4 * len(self._pools.actors))))
 
     def _late(self) -> list[Any]:
         """References of what pools should have judged long ago; looked for now and then, as a look goes through all
-        that is pending."""
+        that is pending. Or a sign that somebody was started again, whose reference is to be waited for."""
+        starting = self._crew.starting
+        self._crew.look()
+        if self._crew.starting != starting:
+            return [_LOOK_AGAIN]
         now = clock.now()
         if now - self._looked_at < waits.LOOK_S / 2:
             return []

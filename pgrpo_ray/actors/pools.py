@@ -180,7 +180,7 @@ class ExecutionPools:
             scalars = ray.get(judging.scalars, timeout=timeout_s)
         except RayError as error:
             explained = waits.explain(error, pool.name if pool else "execution pool", timeout_s)
-            if not _of_the_machine(error):  # only then are the rollouts brought here: their own error comes first
+            if not _of_the_pool(error, pool):  # only then are the rollouts brought here: their own error comes first
                 waits.get(judging.rollouts, timeout_s, "rollout worker")
                 if isinstance(error, RayTaskError | GetTimeoutError):
                     raise explained from error
@@ -268,11 +268,13 @@ def _loss(scalars: Any) -> str | None:
     return next((error for error in lost if error is not None), None)
 
 
-def _of_the_machine(error: RayError) -> bool:
+def _of_the_pool(error: RayError, pool: Pool | None) -> bool:
     """Whether another pool may do better for sure: the process or node is gone, or the sandbox there does not start."""
     if isinstance(error, RayTaskError):
         return isinstance(error.cause, SandboxError | EnvironmentFault)
-    return isinstance(error, RayActorError | ActorUnschedulableError)
+    if isinstance(error, RayActorError):  # else it is that of the rollout worker, which the group died with
+        return pool is not None and error.actor_id == pool.actor._actor_id.hex()
+    return isinstance(error, ActorUnschedulableError)
 
 
 def groups_per_pool(queue_programs: int, group_size: int) -> int:

@@ -8,7 +8,7 @@ server's is heard after the others').
 import contextlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -34,6 +34,7 @@ from pgrpo_ray.actors.group_flow import SAMPLING
 from pgrpo_ray.actors.pools import CONTROL, RESOURCE, ExecutionPools, Node, groups_per_pool, sandbox_nodes
 from pgrpo_ray.actors.reward_server import RewardServer
 from pgrpo_ray.actors.scoring import GroupScorer
+from pgrpo_ray.actors.supervision import LEARNER, POOL, RECORDER
 from pgrpo_ray.algo.rewards import Scored
 from pgrpo_ray.config import RewardModelSection, RunConfig, derive
 from pgrpo_ray.errors import EnvironmentFault
@@ -71,6 +72,9 @@ class Fleet:
     problems: Any = None
     """Reference of all problems; it lives as long as an execution pool may restart and fetch them again."""
     rollout: list[Any] = field(default_factory=list)
+    """As they were started; the driver's supervisor knows who has taken whose place."""
+    respawn: Callable[[int], Any] | None = None
+    """Makes the rollout worker of an index anew, not started yet; None where none can be."""
     learner: list[Any] = field(default_factory=list)
     shared_gpus: PlacementGroup | None = None
     """With `cluster.colocate`: a bundle for each pair of learner rank and rollout worker."""
@@ -79,6 +83,12 @@ class Fleet:
         """Every actor's handle that exists; the reward server's replicas belong to Ray Serve."""
         pools = self.pools.actors if self.pools else []
         return [actor for actor in (*pools, self.recorder, *self.rollout, *self.learner) if actor]
+
+    def supervised(self) -> dict[str, tuple[str, Any]]:
+        """Role and handle of whoever is watched beside the rollout workers, by the name that errors call it."""
+        others = {name: (POOL, actor) for name, actor in self.pools.by_name.items()}
+        others |= {f"{LEARNER} rank {rank}": (LEARNER, actor) for rank, actor in enumerate(self.learner)}
+        return others | {RECORDER: (RECORDER, self.recorder)}
 
     def with_tokenizer(self) -> dict[str, Any]:
         """Those that decode token ids, by the name that errors call them."""
@@ -92,6 +102,24 @@ def ray_session(config: RunConfig) -> Iterator[None]:
     with cluster_session(config.cluster, _cpus_wanted(config), {RESOURCE: 1}):
         _check_resources(config)
         yield
+
+
+def fitted(config: RunConfig) -> RunConfig:
+    """Return the config with as many rollout workers and learner ranks as the nodes that are left can hold.
+
+    One of each stays, which `_check_resources` may refuse.
+    """
+    there = ray.cluster_resources()
+    sections = {"rollout": "num_workers", "learner": "num_ranks"}
+    while _cpus_wanted(config) > there.get("CPU", 0) or config.gpus > there.get("GPU", 0):
+        counts = {name: getattr(getattr(config, name), key) for name, key in sections.items()}
+        most = max(counts, key=lambda name: counts[name])
+        if counts[most] == 1:
+            return config
+        fewer = list(sections) if config.cluster.colocate else [most]  # there they are pairs
+        updates = {name: getattr(config, name).model_copy(update={sections[name]: counts[name] - 1}) for name in fewer}
+        config = config.model_copy(update=updates)
+    return config
 
 
 def _check_resources(config: RunConfig) -> None:
@@ -157,6 +185,13 @@ def _spawn(
         actors.shared_gpus = _share_gpus(config, timeout_s)
     actors.learner = learner_ranks(config, models.policy, actors.shared_gpus)
     actors.rollout = rollout_workers(config, models.policy, actors.shared_gpus)
+    if config.sync.transport == "object_store":  # else it would have to join the learner's communicator
+
+        def respawn(index: int) -> Any:
+            actors.rollout[index] = rollout_worker(config, models.policy, index, actors.shared_gpus)
+            return actors.rollout[index]
+
+        actors.respawn = respawn
     # The record is written where the run's folder is: here.
     here = _on(ray.get_runtime_context().get_node_id())
     actors.recorder = actor_class(roles.RecorderRole, cpus=0, threads=1, scheduling_strategy=here).remote()
@@ -222,19 +257,22 @@ def learner_ranks(config: RunConfig, model: str, pairs: PlacementGroup | None = 
 
 def rollout_workers(config: RunConfig, model: str, pairs: PlacementGroup | None = None) -> list[Any]:
     """Spawn the rollout workers; they have not started yet. `pairs`: on which GPUs, where these are shared."""
+    return [rollout_worker(config, model, index, pairs) for index in range(config.rollout.num_workers)]
+
+
+def rollout_worker(config: RunConfig, model: str, index: int, pairs: PlacementGroup | None = None) -> Any:
+    """Spawn one; see `rollout_workers`."""
     section = config.rollout
-    return [
-        actor_class(
-            roles.RolloutRole,
-            cpus=section.threads_per_worker,
-            threads=section.threads_per_worker,
-            env=vllm_env(section.gpus_per_worker),
-            # Batches ahead, each in up to three demands where late groups are dropped; a replacement and an evaluation.
-            concurrency_groups={SAMPLING: 3 * derive(config).steps_ahead + 3},
-            **_place(index, pairs, section.gpus_per_worker),
-        ).remote(config, model, index)
-        for index in range(section.num_workers)
-    ]
+    return actor_class(
+        roles.RolloutRole,
+        cpus=section.threads_per_worker,
+        threads=section.threads_per_worker,
+        env=vllm_env(section.gpus_per_worker),
+        # Batches ahead, each in up to three demands where late groups are dropped; a replacement and an evaluation; and
+        # what a lost worker leaves of each.
+        concurrency_groups={SAMPLING: 6 * derive(config).steps_ahead + 6},
+        **_place(index, pairs, section.gpus_per_worker),
+    ).remote(config, model, index)
 
 
 def _reward_server(config: RunConfig, model: str) -> RewardServer:

@@ -11,7 +11,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from pgrpo_ray.actors import clock
-from pgrpo_ray.errors import PgrpoError, StageError
+from pgrpo_ray.errors import LostError, PgrpoError
 
 WaitAny = Callable[[Sequence[Any], float, str], list[Any]]
 """What `wait_any` is; another one does something else meanwhile."""
@@ -20,7 +20,7 @@ WaitAny = Callable[[Sequence[Any], float, str], list[Any]]
 def get(refs: Any, timeout_s: float, stage: str, wait_any: WaitAny | None = None) -> Any:
     """Return the value of a reference, or of each in a list; of several, whoever fails first is heard first.
 
-    Raises the project's own error as it is, and `StageError` naming `stage` and the first cause for all others.
+    Raises the project's own error as it is, and `LostError` naming `stage` and the first cause for all others.
     """
     if not isinstance(refs, list):
         if wait_any is not None:
@@ -36,7 +36,7 @@ def _value(ref: Any, timeout_s: float, stage: str) -> Any:
         raise explain(error, stage, timeout_s) from error
 
 
-LOOK_S = 10.0
+LOOK_S = 2.0
 """How often a wait asks whether somebody is overdue."""
 
 
@@ -68,9 +68,9 @@ def wait_any(
     return ready
 
 
-def late(refs: Sequence[Any], timeout_s: float, stage: str) -> StageError:
+def late(refs: Sequence[Any], timeout_s: float, stage: str) -> LostError:
     """The error of a wait that ended without any of `refs`."""
-    return StageError(
+    return LostError(
         f"{stage}: nothing finished within {timeout_s:.0f} s, {len(refs)} results are outstanding. Raise "
         "cluster.stage_timeout_s (at the start: startup_timeout_s) if the work is that slow; else look into the "
         "role's log in Ray's session folder.",
@@ -92,13 +92,13 @@ def get_all(owners: Mapping[Any, str], timeout_s: float, wait: WaitAny | None = 
 
 
 def explain(error: RayError, stage: str, timeout_s: float) -> PgrpoError:
-    """Turn Ray's error into ours, keeping the first cause."""
+    """Turn Ray's error into ours, keeping the first cause: a `LostError`, unless the role raised one of ours."""
     if isinstance(error, RayTaskError):
         if isinstance(error.cause, PgrpoError):
             return error.cause
-        return StageError(f"{stage}: {type(error.cause).__name__}: {error.cause}", stage=stage)
+        return LostError(f"{stage}: {type(error.cause).__name__}: {error.cause}", stage=stage)
     if isinstance(error, GetTimeoutError):
-        return StageError(f"{stage}: no answer within {timeout_s:.0f} s.", stage=stage)
+        return LostError(f"{stage}: no answer within {timeout_s:.0f} s.", stage=stage)
     if isinstance(error, RayActorError):
-        return StageError(f"{stage}: its process died: {error}", stage=stage)
-    return StageError(f"{stage}: {error}", stage=stage)
+        return LostError(f"{stage}: its process died: {error}", stage=stage, actor_id=error.actor_id or "")
+    return LostError(f"{stage}: {error}", stage=stage)

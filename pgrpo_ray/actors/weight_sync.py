@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pgrpo_ray.actors import clock, waits
-from pgrpo_ray.errors import PgrpoError, StageError, WeightSyncError
+from pgrpo_ray.errors import LostError, PgrpoError, StageError, WeightSyncError
 
 
 def publish(
@@ -32,7 +32,7 @@ def publish(
     `wait_any`: how to wait, for a caller who has something else to do meanwhile. `transport`: as in `SyncSection`; any
     but the object store must have been opened.
     Raises `WeightSyncError` where weights were refused, were late or failed to load, and what `waits.get` raises where
-    the learner fails.
+    the learner fails or a worker dies; the same version may then be published again.
     """
     if transport == "object_store":
         _publish_checked(learner, rollout, version, deadline_s, wait_any)
@@ -74,6 +74,9 @@ def _publish_checked(
             waits.get(ref, deadline.left(), "rollout worker")
         except PgrpoError as error:
             failures.append(error)
+    died = [error for error in failures if _is_death(error)]
+    if died and len(died) == len(failures):  # the others serve the version
+        raise died[0]
     if failures:
         raise WeightSyncError(
             f"{len(failures)} of {len(loading)} rollout workers failed while they loaded version {version}; they will "
@@ -107,6 +110,8 @@ def _receive(
         try:
             confirmed = waits.get(ref, deadline.left(), "rollout worker")
         except PgrpoError as error:
+            if _is_death(error):
+                raise
             cause = _first_cause(answers) or error
             raise WeightSyncError(
                 f"version {version} did not reach every rollout worker, so none has loaded any of it. {cause}"
@@ -126,6 +131,10 @@ def _first_cause(answers: list[list[Any]]) -> PgrpoError | None:
             except PgrpoError:
                 break  # not there yet, or dead
     return None
+
+
+def _is_death(error: PgrpoError) -> bool:
+    return isinstance(error, LostError) and bool(error.actor_id)
 
 
 class TransferClient:

@@ -330,9 +330,21 @@ class ClusterSection(Section):
     startup_timeout_s: float = Field(300, gt=0)
     """Until every role answers; also how much longer than `sandbox.deadline_s` a silent pool is waited for."""
     stage_timeout_s: float = Field(1800, gt=0)
-    """For any one wait within a step; on expiry the run stops and names the role. Must exceed `sandbox.deadline_s`,
+    """For any one wait within a step; on expiry it is given up and names the role. Must exceed `sandbox.deadline_s`,
     so that slow programs are given up before the run is; a pool that hangs is given up before only where it exceeds
     `sandbox.deadline_s` plus `startup_timeout_s`."""
+
+    silence_s: float = Field(60, gt=0)
+    """A process that has not answered a ping for so long, though a thread of its own would, is stopped or stuck: it is
+    examined, told of and ended. Seconds."""
+    on_failure: Literal["restart", "go_on", "stop"] = "restart"
+    """What follows when a process dies, hangs or fails. `restart`: a rollout worker is started again while the others
+    go on; for a learner rank or the recorder all roles are, from the last checkpoint. `go_on`: a rollout worker is done
+    without while another is left, and what does not fit on the nodes that are left is started in smaller numbers.
+    `stop`: the run ends, for `--resume`. Pools and reward replicas are restarted in any case."""
+    max_restarts: int = Field(5, ge=0)
+    """Of one rollout worker, and of all roles together, in any `restart_window_s`; after each the next waits longer."""
+    restart_window_s: float = Field(3600, gt=0)
 
 
 class StarterSection(Section):

@@ -1,0 +1,264 @@
+"""Keeping the roles alive while a run goes on: who is watched, who is silent or dead, who is started again.
+
+Rollout workers are started again here, one by one, while the others sample: a lost one's process is made anew, loads
+the model, is given the weights that the others serve, and samples again. Execution pools are restarted by Ray and
+reward replicas by Ray Serve; a silent pool is only killed here, which makes it a dead one. Everything else ends this
+attempt at the run as a `LostError`: learner ranks meet in collectives, so one that is gone takes all with it, and what
+they hold is only whole in a checkpoint. `launch` then starts all roles again from the last.
+
+Who waits for whom: `look` is called whenever the driver waits, and waits for nothing but, once for each death, some
+seconds for its description. A rollout worker that has started waits until the learner is between two updates, which
+its caller says with `admit`.
+"""
+
+import os
+import signal
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError
+from rich.markup import escape
+
+from pgrpo_ray.actors import clock, waits
+from pgrpo_ray.actors.postmortem import Death, describe_death, on_node
+from pgrpo_ray.actors.watchdog import Dead, Silent, Watchdog
+from pgrpo_ray.config import ClusterSection
+from pgrpo_ray.errors import LostError
+
+ROLLOUT, POOL, LEARNER, RECORDER = "rollout worker", "execution pool", "learner", "recorder"
+PING_S = 5.0
+"""For a rank to answer that it lives. Ours: Ray notices a death in one to four seconds."""
+LOG_LINES = 8
+"""Of a dead process's log, shown to the user. Ours; its log has the rest."""
+
+
+class RestartBudget:
+    """How often something may be started again, and how long it rests before."""
+
+    def __init__(self, most: int, window_s: float):
+        """`most` times in any `window_s`."""
+        self._most = most
+        self._window_s = window_s
+        self._taken: dict[str, deque[float]] = {}
+
+    def take(self, name: str) -> float | None:
+        """Return the seconds to wait before `name` is started again, which double each time; None: not again."""
+        now, taken = clock.now(), self._taken.setdefault(name, deque())
+        while taken and now - taken[0] > self._window_s:
+            taken.popleft()
+        if len(taken) >= self._most:
+            return None
+        taken.append(now)
+        return min(60.0, 2.0 ** (len(taken) - 1) - 1.0)
+
+
+@dataclass(eq=False)
+class _Worker:
+    """A rollout worker's place."""
+
+    index: int
+    actor: Any
+    """None while it rests before a restart."""
+    starting: Any = None
+    """Reference of its start; None once that is done."""
+    due: float = 0.0
+    """When it is started again, seconds of `clock`."""
+    serves: bool = True
+    """It has been given weights."""
+    gone: bool = False
+    """It is not started again."""
+
+    @property
+    def name(self) -> str:
+        return f"{ROLLOUT} {self.index}"
+
+
+class Supervisor:
+    """For the driver's thread."""
+
+    def __init__(
+        self,
+        rollout: Sequence[Any],
+        others: Mapping[str, tuple[str, Any]],
+        section: ClusterSection,
+        respawn: Callable[[int], Any] | None,
+        note: Callable[[str], None],
+    ):
+        """`rollout`: its workers, started. `others`: by name, role and handle. `respawn` makes the actor of a rollout
+        worker's place anew, None: it cannot be; `note` tells the user."""
+        self._workers = [_Worker(index, actor) for index, actor in enumerate(rollout)]
+        self._others = others
+        self._section = section
+        self._respawn = respawn
+        self._note = note
+        self._budget = RestartBudget(section.max_restarts, section.restart_window_s)
+        self._watchdog = Watchdog(section.silence_s, section.startup_timeout_s)
+        self._looked = float("-inf")
+        self._gone: set[Any] = set()
+        """Actors of rollout workers that were let go of."""
+        self._told: set[str] = set()
+        """Names of who is silent or dead and has been dealt with."""
+        for worker in self._workers:
+            self._watchdog.watch(worker.name, worker.actor, ROLLOUT)
+        for name, (role, actor) in others.items():
+            self._watchdog.watch(name, actor, role)
+        self._restarts = 0
+
+    @property
+    def serving(self) -> list[Any]:
+        """Rollout workers that may be asked for groups."""
+        return [worker.actor for worker in self._workers if worker.actor is not None and worker.serves]
+
+    @property
+    def started(self) -> list[Any]:
+        """Rollout workers that can take weights: those that serve, and those that wait for their first."""
+        return [worker.actor for worker in self._workers if worker.actor is not None and worker.starting is None]
+
+    @property
+    def starting(self) -> list[Any]:
+        """References of starts that are under way; each goes to `heard` once it is ready."""
+        return [worker.starting for worker in self._workers if worker.starting is not None]
+
+    @property
+    def resting(self) -> bool:
+        """Whether a rollout worker will be started again in a moment."""
+        return any(worker.actor is None and not worker.gone for worker in self._workers)
+
+    def take_restarts(self) -> int:
+        """Return how often rollout workers were started again since the last call."""
+        restarts, self._restarts = self._restarts, 0
+        return restarts
+
+    def admit(self, publish: Callable[[list[Any]], bool]) -> None:
+        """Have those that started given weights, and let them sample; the learner must be at rest.
+
+        `publish` returns False where one was lost meanwhile; then nobody of them has the weights for sure.
+        """
+        waiting = [worker.actor for worker in self._workers if worker.actor in self.started and not worker.serves]
+        if waiting and publish(waiting):
+            self.published()
+
+    def published(self) -> None:
+        """All `started` workers have been given the newest weights."""
+        for worker in self._workers:
+            if worker.actor is not None and worker.starting is None and not worker.serves:
+                worker.serves = True
+                self._note(f"{worker.name} samples again")
+
+    def heard(self, ref: Any) -> None:
+        """Take the end of a start."""
+        worker = next(worker for worker in self._workers if worker.starting is ref)
+        worker.starting = None
+        try:
+            waits.get(ref, self._section.startup_timeout_s, worker.name)
+        except LostError as error:
+            self._lost(worker, error)
+
+    def lost(self, actor: Any, error: LostError) -> None:
+        """Take the loss of a rollout worker, or of something that it brought: a dead one is started again if it may be.
+
+        Raises `LostError` where none is left and none comes back.
+        """
+        for worker in self._workers:
+            if worker.actor == actor:
+                self._lost(worker, error)
+
+    def of(self, error: LostError) -> Any:
+        """Return the rollout worker whose loss an error tells of; None where it is no rollout worker's."""
+        known = (*self._gone, *(worker.actor for worker in self._workers if worker.actor is not None))
+        return next((actor for actor in known if actor._actor_id.hex() == error.actor_id), None)
+
+    def blame(self, error: LostError) -> LostError:
+        """Return the error with its first cause: where a rank dies, its peers fail in their collective before it is
+        known. Takes some seconds."""
+        if error.stage != LEARNER or error.actor_id:
+            return error
+        ranks = {actor.ping.remote(): name for name, (role, actor) in self._others.items() if role == LEARNER}
+        ready, _ = ray.wait(list(ranks), num_returns=len(ranks), timeout=PING_S)
+        for ref in ready:
+            try:
+                ray.get(ref)
+            except RayActorError as cause:
+                return LostError(self._tell(describe_death(cause.actor_id, cause, ranks[ref])), LEARNER, cause.actor_id)
+        return error
+
+    def look(self) -> None:
+        """See to whoever is silent or dead. Raises `LostError` for a loss that ends this attempt at the run."""
+        now = clock.now()
+        if now - self._looked < min(waits.LOOK_S, self._section.silence_s / 4):
+            return
+        self._looked = now
+        for worker in self._workers:
+            if worker.actor is None and not worker.gone and worker.due <= now:
+                self._start_again(worker)
+        seen = self._watchdog.look()
+        self._told &= {one.name for one in (*seen.silent, *seen.dead)}
+        for silent in seen.silent:
+            if silent.name not in self._told:
+                self._told.add(silent.name)
+                self._silent(silent)
+        for dead in seen.dead:
+            if dead.name not in self._told:
+                self._told.add(dead.name)
+                self._dead(dead)
+
+    def _silent(self, silent: Silent) -> None:
+        """Tell where it hangs, and end its process; what follows from that is heard as a death."""
+        self._note(f"[red]{escape(str(silent))}[/red]")
+        if self._section.on_failure == "stop":
+            raise LostError(f"{silent} The run stops, as cluster.on_failure=stop says.", stage=silent.role)
+        if silent.place.pid:
+            on_node(_kill, silent.place.node_id).remote(silent.place.pid)
+
+    def _dead(self, dead: Dead) -> None:
+        error = LostError(str(dead.error), stage=dead.role, actor_id=dead.actor._actor_id.hex())
+        error.__cause__ = dead.error
+        if dead.role == ROLLOUT:
+            self.lost(dead.actor, error)
+        else:
+            told = self._tell(dead.describe())
+            if dead.role != POOL:
+                raise LostError(told, stage=dead.role, actor_id=error.actor_id) from dead.error
+
+    def _tell(self, death: Death) -> str:
+        lines = "".join(f"\n    {line}" for line in death.log_lines[-LOG_LINES:])
+        self._note(f"[red]{escape(str(death) + lines)}[/red]")
+        return str(death)
+
+    def _lost(self, worker: _Worker, error: LostError) -> None:
+        """Let go of a rollout worker, and have it started again if it may be."""
+        cause = error.__cause__
+        if isinstance(cause, RayActorError):
+            why = self._tell(describe_death(worker.actor, cause, worker.name))
+        else:  # its engine failed, and its process may still be there
+            why = f"{worker.name}: {error}"
+            self._note(f"[red]{escape(why)}[/red]")
+        self._gone.add(worker.actor)
+        self._watchdog.forget(worker.name)
+        ray.kill(worker.actor)
+        worker.actor, worker.starting, worker.serves = None, None, False
+        restarts = self._section.on_failure == "restart" and self._respawn is not None
+        rest_s = self._budget.take(worker.name) if restarts else None
+        if rest_s is None:
+            worker.gone = True
+            if self._section.on_failure == "stop" or all(one.gone for one in self._workers):
+                raise LostError(f"{why} It is not started again.", stage=ROLLOUT) from error
+            return
+        worker.due = clock.now() + rest_s
+        if not rest_s:
+            self._start_again(worker)
+
+    def _start_again(self, worker: _Worker) -> None:
+        self._restarts += 1
+        worker.actor = self._respawn(worker.index)
+        worker.starting = worker.actor.start.remote()
+        self._watchdog.watch(worker.name, worker.actor, ROLLOUT)
+
+
+@ray.remote(num_cpus=0, max_retries=0)
+def _kill(pid: int) -> None:
+    """End a process of this node that does not answer, stopped or not."""
+    os.kill(pid, signal.SIGKILL)
