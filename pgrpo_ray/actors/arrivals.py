@@ -33,8 +33,8 @@ def check_groups(
         problem = group[0][0]
         if fault := _fault(*group, group_size, prompts.get(problem), version, problem in arrived):
             raise CorruptionError(
-                f"rollout worker: a group of problem {problem} {fault}. Nothing of it was trained on. The workers' logs "
-                "in Ray's session folder may say more."
+                f"rollout worker: a group of problem {problem} {fault}. Nothing of it was trained on. The workers' "
+                "logs in Ray's session folder may say more."
             )
         arrived.add(problem)
         problems.append(problem)

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-PROBE = "<think> naïve\t2026-07-31\n\n  if x!=10**9: return 'ß', [\u4f60\u597d] </think>\r\n<answer>"
+PROBE = (
+    "<think> Na\\u0069\\u0308ve\\t2026-07-31\\n\\n  If x!=10**9: return 'ß', [\\u4f60\\u597d] </think>\\r\\n<answer>"
+)
 """Shows other merges, normalisation and treatment of white space where the vocabulary is the same."""
 
 

@@ -23,14 +23,14 @@ LOOKED_AT = 8
 """Rows that a rank decodes again per update, spread evenly. Ours: some milliseconds each where responses are long."""
 
 
-def check_texts(tables: Sequence[pa.Table], rows: np.ndarray, tokenizer: "PreTrainedTokenizerBase") -> None:
+def check_texts(tables: Sequence[pa.Table], rows: Sequence[int], tokenizer: "PreTrainedTokenizerBase") -> None:
     """Raise `CorruptionError` where a text of a ROLLOUT table is not that of its token ids.
 
-    `rows`: of all tables one after another, those that are trained on, int64 [N].
+    `rows`: of all tables one after another, those that are trained on.
     """
     if not len(rows):
         return
-    looked_at = rows[np.unique(np.linspace(0, len(rows) - 1, LOOKED_AT).astype(np.int64))]
+    looked_at = np.asarray(rows)[np.unique(np.linspace(0, len(rows) - 1, LOOKED_AT).astype(np.int64))]
     columns = ["problem_id", "sample_index", "prompt_ids", "response_ids", *VIEWS]
     for row in pa.concat_tables(tables).select(columns).take(pa.array(looked_at)).to_pylist():
         text = text_of(tokenizer, row["response_ids"])

@@ -82,7 +82,7 @@ class LearnerWorker:
         started = time.monotonic()
         rows = TokenRows(tables)
         row_ids = [row for part in share.steps for micro in part.micro_batches for row in micro.tolist()]
-        check_texts(tables, np.array(row_ids, np.int64), self.engine.tokenizer)
+        check_texts(tables, row_ids, self.engine.tokenizer)
         stats = _Stats()
         old = self._recompute_old(rows, share) if self._recomputes(share) else None
         norms, rate, skipped = [], 0.0, []

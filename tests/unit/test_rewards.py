@@ -1,5 +1,6 @@
 """Reward rules: the paper's R = R^f + R^o + R^o * R^t, its arms, a user's own, and what failed machinery does."""
 
+import math
 import sys
 from types import ModuleType
 
@@ -163,6 +164,9 @@ def test_a_rule_of_ones_own_is_held_to_what_it_declares():
         compose(own_rule([0.5, 0.1], gated=True), given)
     with pytest.raises(ValueError, match="brevity is declared in"):
         compose(own_rule([NAN, 0.1]), given)
+    endless = reward_rule(terms=(Term("outcome", 0, math.inf),), scores="none")(lambda _: {"outcome": [math.inf, 1.0]})
+    with pytest.raises(ValueError, match=r"outcome is declared in \[0, inf\] and came as 1 to inf"):
+        compose(endless, given)
     with pytest.raises(ValueError, match="shape"):
         compose(own_rule([0.5]), given)
     with pytest.raises(ValueError, match="gave"):
