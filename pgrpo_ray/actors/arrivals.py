@@ -3,7 +3,7 @@
 Notices a group that nobody asked for, one that comes twice, one that answers another prompt, rows that are missing,
 doubled or out of order, and tokens sampled before they were asked for, as those of an old answer that is sent again.
 Does not notice a group of the right problem and version whose rows some defect made up: the learner's comparison of
-logprobs does (`driver`). `repeated` counts what may be such, or may be a policy that says the same thing each time.
+logprobs does (`driver`). `Repeats` counts what may be such, or may be a policy that says the same thing each time.
 """
 
 from collections import deque
@@ -14,7 +14,7 @@ import numpy as np
 from pgrpo_ray.errors import CorruptionError
 
 LOOKED_AT = ("problem_id", "sample_index", "policy_version", "prompt_digest")
-"""Scalar columns that `check_group` reads."""
+"""Scalar columns that `check_groups` reads."""
 REMEMBERED = 8
 """Batches whose rows `Repeats` knows. Ours: what is older than its demand is refused anyway."""
 

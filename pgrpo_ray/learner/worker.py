@@ -221,10 +221,11 @@ class LearnerWorker:
 
     def _skipped(self, tables: Sequence[pa.Table], broken: list[int]) -> str:
         """Say why a step was skipped, naming the rollouts of all ranks whose logprobs are no numbers. Collective."""
-        rows = (
-            pa.concat_tables(tables).select(["problem_id", "sample_index"]).take(pa.array(broken)) if broken else None
-        )
-        names = self.engine.gather([row_name(row) for row in rows.to_pylist()] if rows else [])
+        rows: list[dict] = []
+        if broken:
+            named = pa.concat_tables(tables).select(["problem_id", "sample_index"])
+            rows = named.take(pa.array(broken)).to_pylist()
+        names = self.engine.gather([row_name(row) for row in rows])
         told = "; ".join(names[:NAMED])
         rollouts = f"The learner's logprobs of {len(names)} rollouts are no numbers: {told}. " if names else ""
         self.engine.guard.check(rollouts)
