@@ -19,6 +19,8 @@ import ray
 from rich.console import Console
 
 from pgrpo_ray.actors import waits
+from pgrpo_ray.actors.checkpointing import CHECKPOINT
+from pgrpo_ray.actors.cluster import WATCH, shipping
 from pgrpo_ray.actors.group_flow import SAMPLING, STREAM_AHEAD
 from pgrpo_ray.actors.pools import CONTROL, ExecutionPools
 from pgrpo_ray.actors.roles import RecorderRole
@@ -236,7 +238,8 @@ class ScriptedLearner:
 
 
 def remote(cls, *args):
-    return ray.remote(num_cpus=0, concurrency_groups={CONTROL: 1, SAMPLING: 4})(cls).remote(*args)
+    groups = {CONTROL: 1, SAMPLING: 4, CHECKPOINT: 1, WATCH: 1}
+    return ray.remote(num_cpus=0, concurrency_groups=groups)(shipping(cls)).remote(*args)
 
 
 class WatchedPools(ExecutionPools):
@@ -488,7 +491,7 @@ def test_rollouts_of_another_version_than_asked_for_end_the_run(make_driver):
     ("mood", "words"),
     [
         ("answers twice", "came twice"),
-        ("answers nobody", "problem q7 was not asked for"),
+        ("answers nobody", "q7 was not asked for"),
         ("answers another", "answers another prompt"),
         ("mixes two prompts", "answers another prompt"),
         ("reorders", r"has the samples \[3, 2, 1, 0\] in this order, 4 were asked for"),

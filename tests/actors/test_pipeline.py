@@ -21,6 +21,7 @@ import ray
 from ray._private.internal_api import memory_summary
 from rich.console import Console
 
+from pgrpo_ray.actors.cluster import WATCH, shipping
 from pgrpo_ray.actors.group_flow import SAMPLING
 from pgrpo_ray.actors.pools import CONTROL, ExecutionPools
 from pgrpo_ray.actors.scoring import GroupScorer
@@ -219,8 +220,8 @@ def run_driver(tmp_path):
         problems = [Problem(f"p{n}", "?", TestStyle.CALL, (CallCase([], 1),), "f") for n in range(num_problems)]
 
         def remote(cls, *args):
-            groups = {CONTROL: 1, SAMPLING: 8}
-            return ray.remote(num_cpus=0, concurrency_groups=groups)(cls).remote(*args)
+            groups = {CONTROL: 1, SAMPLING: 8, WATCH: 1}
+            return ray.remote(num_cpus=0, concurrency_groups=groups)(shipping(cls)).remote(*args)
 
         reward = remote(SleepingReward, seed, sample_s)
         fleet = Fleet(
@@ -228,7 +229,7 @@ def run_driver(tmp_path):
                 {f"pool {n}": remote(SleepingExecution, seed, sample_s) for n in range(2)}, QUEUE, 20.0
             ),
             reward=GroupScorer(reward.score.remote, 20.0),
-            recorder=ray.remote(num_cpus=0)(Recorder).remote(),
+            recorder=remote(Recorder),
             rollout=[
                 remote(SleepingRollout, seed + n, longest_s, even, cheats, tokens)
                 for n, longest_s in enumerate([sample_s, sample_s if second_s is None else second_s])
