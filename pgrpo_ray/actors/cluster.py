@@ -56,6 +56,8 @@ def start_ray(
         # Stages of a step take turns, so logical CPUs may exceed the real ones; too few would leave a role pending.
         cpus = max(os.cpu_count() or 1, cpus)
         options |= {"num_cpus": cpus, "resources": resources, "include_dashboard": dashboard}
+    # What a lost actor had in hand is an error that somebody of ours has told of; Ray would print each with its trace.
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     attempts = LOCAL_STARTS if address == "local" and not ray.is_initialized() else 1
     for left in reversed(range(attempts)):
         try:

@@ -37,7 +37,7 @@ from pgrpo_ray.actors.scoring import GroupScorer
 from pgrpo_ray.actors.supervision import LEARNER, POOL, RECORDER
 from pgrpo_ray.algo.rewards import Scored
 from pgrpo_ray.config import RewardModelSection, RunConfig, derive
-from pgrpo_ray.errors import EnvironmentFault
+from pgrpo_ray.errors import EnvironmentFault, LostError
 from pgrpo_ray.obs.checkpoints import Checkpoint
 from pgrpo_ray.reward_model.version import folder_version
 from pgrpo_ray.types import Problem
@@ -161,12 +161,15 @@ def fleet(
 
     `checkpoint`: what the learner goes on from. Raises `CheckpointError` where it is another model's.
     """
-    actors = Fleet()
+    actors, ray_ends = Fleet(), config.cluster.address == "local"
     try:
         _spawn(actors, config, models, sandbox_kind, problems, scored, checkpoint)
         yield actors
+    except LostError:
+        ray_ends = False  # other roles may take their places in it
+        raise
     finally:
-        stop(actors, cluster_ends=config.cluster.address == "local")
+        stop(actors, cluster_ends=ray_ends)
 
 
 def _spawn(

@@ -172,18 +172,27 @@ class Supervisor:
         return next((actor for actor in known if actor._actor_id.hex() == error.actor_id), None)
 
     def blame(self, error: LostError) -> LostError:
-        """Return the error with its first cause: where a rank dies, its peers fail in their collective before it is
-        known. Takes some seconds."""
-        if error.stage != LEARNER or error.actor_id:
+        """Return the error with all that is known of its first cause, some seconds later at most.
+
+        Where a rank dies its peers fail in their collective, and may be heard before it.
+        """
+        dead, name = error.__cause__, error.stage
+        if error.stage == LEARNER and not error.actor_id:
+            dead = self._dead_rank()
+        if not isinstance(dead, RayActorError):
             return error
-        ranks = {actor.ping.remote(): name for name, (role, actor) in self._others.items() if role == LEARNER}
-        ready, _ = ray.wait(list(ranks), num_returns=len(ranks), timeout=PING_S)
-        for ref in ready:
+        names = {actor._actor_id.hex(): name for name, (_, actor) in self._others.items()}
+        death = describe_death(dead.actor_id, dead, names.get(dead.actor_id, name))
+        return LostError(_with_log(death), error.stage, dead.actor_id)
+
+    def _dead_rank(self) -> RayActorError | None:
+        ranks = [actor.ping.remote() for role, actor in self._others.values() if role == LEARNER]
+        for ref in ray.wait(ranks, num_returns=len(ranks), timeout=PING_S)[0]:
             try:
                 ray.get(ref)
-            except RayActorError as cause:
-                return LostError(self._tell(describe_death(cause.actor_id, cause, ranks[ref])), LEARNER, cause.actor_id)
-        return error
+            except RayActorError as dead:
+                return dead
+        return None
 
     def look(self) -> None:
         """See to whoever is silent or dead. Raises `LostError` for a loss that ends this attempt at the run."""
@@ -218,24 +227,19 @@ class Supervisor:
         error.__cause__ = dead.error
         if dead.role == ROLLOUT:
             self.lost(dead.actor, error)
+        elif dead.role == POOL:
+            self._note(f"[red]{escape(_with_log(dead.describe()))}[/red]")
         else:
-            told = self._tell(dead.describe())
-            if dead.role != POOL:
-                raise LostError(told, stage=dead.role, actor_id=error.actor_id) from dead.error
-
-    def _tell(self, death: Death) -> str:
-        lines = "".join(f"\n    {line}" for line in death.log_lines[-LOG_LINES:])
-        self._note(f"[red]{escape(str(death) + lines)}[/red]")
-        return str(death)
+            raise error
 
     def _lost(self, worker: _Worker, error: LostError) -> None:
         """Let go of a rollout worker, and have it started again if it may be."""
         cause = error.__cause__
         if isinstance(cause, RayActorError):
-            why = self._tell(describe_death(worker.actor, cause, worker.name))
+            why = _with_log(describe_death(worker.actor, cause, worker.name))
         else:  # its engine failed, and its process may still be there
             why = f"{worker.name}: {error}"
-            self._note(f"[red]{escape(why)}[/red]")
+        self._note(f"[red]{escape(why)}[/red]")
         self._gone.add(worker.actor)
         self._watchdog.forget(worker.name)
         ray.kill(worker.actor)
@@ -256,6 +260,10 @@ class Supervisor:
         worker.actor = self._respawn(worker.index)
         worker.starting = worker.actor.start.remote()
         self._watchdog.watch(worker.name, worker.actor, ROLLOUT)
+
+
+def _with_log(death: Death) -> str:
+    return str(death) + "".join(f"\n    {line}" for line in death.log_lines[-LOG_LINES:])
 
 
 @ray.remote(num_cpus=0, max_retries=0)
