@@ -1,8 +1,17 @@
-"""Ray itself: starting or joining it, whether it can hold what is asked, actors with resources and environment."""
+"""Ray itself: starting or joining it, whether it can hold what is asked, actors with resources and environment.
+
+Who reaches Ray's ports runs code as this user, so they want a token. A Ray that is started here has one unless
+RAY_AUTH_MODE says otherwise: Ray 2.60 turns that on by itself, and this keeps its token from other users. A cluster that
+is joined has decided before us. Its mode is not guessed: a driver with a token in a cluster without one loses its
+actors, seen with 2.60.
+"""
 
 import contextlib
 import os
+import secrets
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -53,6 +62,7 @@ def start_ray(
     """Start or join Ray; the caller ends it. `key` is what set the address. Raises `EnvironmentFault`."""
     options: dict[str, Any] = {"address": address}
     if address == "local":
+        keep_token_private()
         # Stages of a step take turns, so logical CPUs may exceed the real ones; too few would leave a role pending.
         cpus = max(os.cpu_count() or 1, cpus)
         options |= {"num_cpus": cpus, "resources": resources, "include_dashboard": dashboard}
@@ -66,8 +76,56 @@ def start_ray(
             return
         except Exception as error:  # Ray raises bare ones, such as for a node that is not up in time
             if not left:
-                raise EnvironmentFault(f"Ray at {key}={address!r} cannot be reached or started: {error}") from error
+                hint = "" if address == "local" else f" {_token_hint()}"
+                raise EnvironmentFault(
+                    f"Ray at {key}={address!r} cannot be reached or started: {str(error).strip()}{hint}"
+                ) from error
             ray.shutdown()
+
+
+def token_file() -> Path:
+    """Where Ray keeps the token of clusters that it starts."""
+    return Path.home() / ".ray" / "auth_token"
+
+
+def keep_token_private() -> None:
+    """Have a token that its owner alone can read before Ray makes one, which writes it for all users of the machine.
+
+    Does nothing where RAY_AUTH_MODE turns tokens off. Raises `EnvironmentFault` when it cannot be written.
+    """
+    if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
+        return
+    path = token_file()
+    try:
+        if not path.exists() and not _token_elsewhere():
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile("w", dir=path.parent) as draft:  # 0600 from its first moment
+                draft.write(secrets.token_hex(32))
+                draft.flush()
+                with contextlib.suppress(FileExistsError):  # another start was first, and its token serves
+                    os.link(draft.name, path)
+        if path.exists():
+            path.chmod(0o600)
+    except OSError as error:
+        raise EnvironmentFault(
+            f"Ray's token cannot be kept in {path}: {error.strerror}. Make that file yours and writable, or name "
+            "another with RAY_AUTH_TOKEN_PATH."
+        ) from error
+
+
+def _token_elsewhere() -> str:
+    """Name the variable that gives Ray a token; empty where none does."""
+    return next((name for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH") if os.environ.get(name)), "")
+
+
+def _token_hint() -> str:
+    """Say what this process offers to a cluster that it cannot join; Ray does not tell why it was refused."""
+    mode = os.environ.get("RAY_AUTH_MODE", "not set")
+    where = _token_elsewhere() or (str(token_file()) if token_file().exists() else "nowhere")
+    return (
+        f"If it runs at that address, it may want a token (RAY_AUTH_MODE is {mode} here, a token {where}): put the "
+        f"cluster's own into {token_file()}, readable by you alone, and set RAY_AUTH_MODE=token before you start."
+    )
 
 
 def check_capacity(who: str, cpus: float, gpus: float, where: str, fix: str) -> None:
