@@ -1,8 +1,8 @@
 """Ray itself: starting or joining it, whether it can hold what is asked, actors with resources and environment.
 
 Who reaches Ray's ports runs code as this user, so they want a token. A Ray that is started here has one unless
-RAY_AUTH_MODE says otherwise: Ray 2.60 turns that on by itself, and this keeps its token from other users. A cluster that
-is joined has decided before us. Its mode is not guessed: a driver with a token in a cluster without one loses its
+RAY_AUTH_MODE says otherwise: Ray 2.60 turns that on by itself, and this keeps its token from other users. A cluster
+that is joined has decided before us. Its mode is not guessed: a driver with a token in a cluster without one loses its
 actors, seen with 2.60.
 """
 
