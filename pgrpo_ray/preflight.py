@@ -13,6 +13,7 @@ from typing import Any
 from pgrpo_ray.algo.rewards import RewardRule, Scored, find_rule, outweighed, with_length_penalty
 from pgrpo_ray.config import SANDBOX_OVERHEAD_MIB, STARTER, RunConfig, derive
 from pgrpo_ray.config.memory import ModelShape
+from pgrpo_ray.data.model_files import require_weights
 from pgrpo_ray.errors import ConfigError, DataError, EnvironmentFault, ModelError, SandboxError
 from pgrpo_ray.obs.disk import check_free
 from pgrpo_ray.types import Problem, TestStyle
@@ -302,8 +303,8 @@ def model_facts(model: str, path: str, *, role: str) -> ModelFacts:
     if looks_local:
         _check_model_files(Path(model), path)
     try:
-        config = AutoConfig.from_pretrained(model)
-        AutoTokenizer.from_pretrained(model)
+        config = AutoConfig.from_pretrained(model, trust_remote_code=False)
+        AutoTokenizer.from_pretrained(model, trust_remote_code=False)
         classifies = any("SequenceClassification" in name for name in config.architectures or [])
         as_classifier = role == "reward" or (role == "base" and classifies)
         auto = AutoModelForSequenceClassification if as_classifier else AutoModelForCausalLM
@@ -354,8 +355,7 @@ def model_shape(config: Any, num_parameters: int) -> ModelShape | None:
 
 def _check_model_files(folder: Path, path: str) -> None:
     """Raise `ModelError` when weights or tokenizer are missing: both are needed, and only later."""
-    if not any(folder.glob("*.safetensors")) and not any(folder.glob("pytorch_model*.bin")):
-        raise ModelError(f"{path}: {folder} holds no weights (*.safetensors or pytorch_model*.bin). Copy them there.")
+    require_weights(folder, path)
     names = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
     if not any((folder / name).is_file() for name in names):
         raise ModelError(f"{path}: {folder} holds no tokenizer ({', '.join(names)}). Save it beside the model.")
@@ -380,7 +380,7 @@ def encode(config: RunConfig, model: str, problems: ProblemSets) -> dict[str, tu
 
     section = config.data
     everything = [*problems.train, *problems.heldout]
-    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
     return encode_prompts(tokenizer, everything, section.system_prompt, section.max_prompt_tokens)
 
 

@@ -47,7 +47,7 @@ class ChatRole:
             kv_cache_mib=section.kv_cache_mib,
             enforce_eager=section.enforce_eager,
         )
-        self._tokenizer = AutoTokenizer.from_pretrained(section.model)
+        self._tokenizer = AutoTokenizer.from_pretrained(section.model, trust_remote_code=False)
         self._engine = VllmEngine(section.model, section.dtype, rollout, section.max_model_tokens, seed=self._index)
 
     def answer(self, requests: list[ChatRequest]) -> Iterator[ChatAnswer]:

@@ -52,7 +52,9 @@ class RolloutRole:
             transfer=None if config.sync.transport == "object_store" else config.sync.transport,
             shares_gpu=config.cluster.colocate,
         )
-        self._worker = RolloutWorker(EngineLoop(make), AutoTokenizer.from_pretrained(self._model))
+        self._worker = RolloutWorker(
+            EngineLoop(make), AutoTokenizer.from_pretrained(self._model, trust_remote_code=False)
+        )
         self._receiver: WeightReceiver = BucketReceiver(self._worker.parameters)
 
     def generate(

@@ -330,7 +330,7 @@ def _token_counter(section: PreparationSection) -> Callable[[str], int] | None:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(section.tokenizer)
+        tokenizer = AutoTokenizer.from_pretrained(section.tokenizer, trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ModelError(
             f"prepare.tokenizer: {section.tokenizer} cannot be loaded: {str(error).strip().splitlines()[0]} Give a "

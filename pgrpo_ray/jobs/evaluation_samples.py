@@ -39,7 +39,8 @@ def encode(model: str, items: Sequence[Item], prompt: PromptFile) -> dict[str, t
     from pgrpo_ray.data.prompts import encode_prompts
 
     shown = [replace(item.problem, prompt=prompt.render(item.problem)) for item in items]
-    return encode_prompts(AutoTokenizer.from_pretrained(model), shown, prompt.system, _ANY_LENGTH)
+    tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+    return encode_prompts(tokenizer, shown, prompt.system, _ANY_LENGTH)
 
 
 def model_version(model: str) -> str:

@@ -156,9 +156,8 @@ def _requests(config: LcbRbConfig, model: str, problems: Sequence[Problem]) -> d
     from pgrpo_ray.data.prompts import encode_prompts
 
     section = config.problems
-    prompts = encode_prompts(
-        AutoTokenizer.from_pretrained(model), problems, section.system_prompt, section.max_prompt_tokens
-    )
+    tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+    prompts = encode_prompts(tokenizer, problems, section.system_prompt, section.max_prompt_tokens)
     root = [config.lcb_rb.seed, _SAMPLING]
     return {
         problem.id: PromptRequest(

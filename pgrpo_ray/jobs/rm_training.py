@@ -150,7 +150,8 @@ def prepare(config: RewardTrainingConfig, display: Display) -> Prepared:
         facts |= {f"{name}_pairs": len(kept), f"{name}_problems": corpus.num_problems(kept, groups)}
     from transformers import AutoTokenizer
 
-    return Prepared(base, AutoTokenizer.from_pretrained(base), train, validation, test, dimensions, groups, facts)
+    tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=False)
+    return Prepared(base, tokenizer, train, validation, test, dimensions, groups, facts)
 
 
 def check_leaks(

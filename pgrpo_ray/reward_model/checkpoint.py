@@ -7,6 +7,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
+from pgrpo_ray.data.model_files import require_weights
 from pgrpo_ray.errors import ModelError
 from pgrpo_ray.reward_model.calibration import Calibration
 from pgrpo_ray.reward_model.model import RewardModel
@@ -39,8 +40,8 @@ def inspect(model: str) -> Checkpoint:
             "`starter`."
         )
     try:
-        config = AutoConfig.from_pretrained(model)
-        tokenizer = AutoTokenizer.from_pretrained(model)
+        config = AutoConfig.from_pretrained(model, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
         with torch.device("meta"):  # shapes without memory
             shell = AutoModelForSequenceClassification.from_config(config)
     except (OSError, ValueError, KeyError, ImportError) as error:
@@ -67,7 +68,8 @@ def inspect(model: str) -> Checkpoint:
 
 
 def _check_head(folder: Path, shell: PreTrainedModel, where: str) -> None:
-    """Raise `ModelError` where a folder's safetensors hold no weight of the head. Loading checks other formats."""
+    """Raise `ModelError` where a folder's safetensors hold no weight of the head, or there are none."""
+    require_weights(folder, where)
     body = {id(parameter) for parameter in shell.base_model.parameters()}
     head = {name for name, parameter in shell.named_parameters() if id(parameter) not in body}
     stored: set[str] = set()
@@ -77,10 +79,8 @@ def _check_head(folder: Path, shell: PreTrainedModel, where: str) -> None:
                 stored |= set(file.keys())
         except SafetensorError as error:
             raise ModelError(f"{where}: {path.name} is no whole safetensors file ({error}). Copy it again.") from error
-    if stored and not head & stored:
+    if not head & stored:
         raise ModelError(
             f"{where} lacks a trained scoring head ({', '.join(sorted(head))}): its scores would be random. Give a "
             "sequence classification model, or train one from it first."
         )
-    if not stored and not any(folder.glob("*.bin")):
-        raise ModelError(f"{where}: the folder holds no weights (*.safetensors or *.bin). Copy them there.")

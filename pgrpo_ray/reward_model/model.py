@@ -23,6 +23,7 @@ from transformers import (
 )
 
 from pgrpo_ray.algo.preferences import pad_right
+from pgrpo_ray.data.model_files import require_weights
 from pgrpo_ray.errors import ConfigError, ModelError
 from pgrpo_ray.reward_model.calibration import Calibration
 
@@ -119,10 +120,17 @@ def _read(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, set]:
     """Read model and tokenizer and check what every use needs; return them with the names of missing weights."""
     where = f"reward_model.model={str(model)!r}"
+    if Path(model).is_dir():
+        require_weights(Path(model), where)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model)
+        tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
         network, info = AutoModelForSequenceClassification.from_pretrained(
-            model, dtype=getattr(torch, dtype), output_loading_info=True, **extra
+            model,
+            dtype=getattr(torch, dtype),
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **extra,
         )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -152,7 +160,10 @@ def check_base(base: str | Path, max_length_tokens: int) -> None:
     Raises `ModelError`, or `ConfigError` for a length that the base was not made for.
     """
     where = f"model.base={str(base)!r}"
-    settings, tokenizer = AutoConfig.from_pretrained(base), AutoTokenizer.from_pretrained(base)
+    settings, tokenizer = (
+        AutoConfig.from_pretrained(base, trust_remote_code=False),
+        AutoTokenizer.from_pretrained(base, trust_remote_code=False),
+    )
     if any("SequenceClassification" in kind for kind in settings.architectures or []) and settings.num_labels != 1:
         raise ModelError(
             f"{where} has a head with {settings.num_labels} labels already; a reward model has one. Give the language "
@@ -172,6 +183,8 @@ def check_base(base: str | Path, max_length_tokens: int) -> None:
             "cannot be told from its padding. Set pad_token in its tokenizer_config.json."
         )
     _check_vocabulary(shell, tokenizer, where)
+    if Path(base).is_dir():
+        require_weights(Path(base), where)
     for file in sorted(Path(base).glob("*.safetensors")):
         try:
             with safe_open(file, framework="pt"):

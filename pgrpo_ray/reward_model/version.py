@@ -8,7 +8,7 @@ import functools
 import hashlib
 from pathlib import Path
 
-_DECIDING = ("config.json", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "*.safetensors", "*.bin")
+_DECIDING = ("config.json", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "*.safetensors")
 """Files of a model folder that can change a score."""
 
 

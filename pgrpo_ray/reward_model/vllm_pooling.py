@@ -29,6 +29,8 @@ class VllmPooling:
             self._engine = LLM(
                 section.model,
                 runner="pooling",
+                load_format="safetensors",  # a pickle of weights is never opened
+                trust_remote_code=False,
                 dtype=section.dtype,
                 max_model_len=max_length_tokens,
                 max_num_seqs=section.batch_size,

@@ -65,6 +65,8 @@ class VllmEngine:
         self._engine = LLMEngine.from_engine_args(
             EngineArgs(
                 model=model,
+                load_format="safetensors",  # a pickle of weights is never opened
+                trust_remote_code=False,
                 dtype=dtype,
                 enforce_eager=section.enforce_eager,
                 max_model_len=max_model_tokens,
@@ -229,7 +231,7 @@ def _group(request: PromptRequest, output: RequestOutput) -> SampledGroup:
 def _parameters(model: str, dtype: str) -> dict[str, tuple[str, tuple[int, ...]]]:
     """What a whole version must have: the model's own parameters, built without memory, tied ones once."""
     with torch.device("meta"):
-        shell = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model))
+        shell = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model, trust_remote_code=False))
     return {name: (dtype, tuple(parameter.shape)) for name, parameter in shell.named_parameters()}
 
 
