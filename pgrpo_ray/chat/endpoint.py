@@ -50,7 +50,8 @@ class EndpointChat:
         section.check("chat")
         self.name = section.label
         self._section = section
-        self._key = os.environ.get(section.api_key_env, "") if section.api_key_env else ""
+        # Stripped: a line end, as `KEY=$(<file)` lets through from some tools, is no part of a header.
+        self._key = os.environ.get(section.api_key_env, "").strip() if section.api_key_env else ""
         self._loop = asyncio.new_event_loop()
         # The client's own retries are off: they would neither hold back other requests nor know the deadline.
         self._client = openai.AsyncOpenAI(
@@ -147,14 +148,14 @@ class EndpointChat:
                     return self._fail(request, problem)
                 pause_s = _retry_after_s(error.response.headers)
             except (openai.OpenAIError, ValueError) as error:  # ValueError: the body is no JSON
-                problem, pause_s = _describe(error), None
+                problem, pause_s = _describe(error, self._key), None
                 if isinstance(error, openai.APIConnectionError) and not self._ever_answered:
                     problem = f"cannot be reached ({problem})"
             else:
                 if answer is not None:
                     self._succeed()
                     return answer
-                problem, pause_s = f"answered nonsense: {str(completion)[:_EXCERPT]!r}", None
+                problem, pause_s = f"answered nonsense: {_excerpt(str(completion), self._key)!r}", None
             if attempt < self._section.retries:
                 self._held_because = problem if pause_s is not None else self._held_because
                 await self._pause(attempt, pause_s, deadline)
@@ -257,13 +258,17 @@ def _retry_after_s(headers: Any) -> float | None:
 
 
 def _explain(error: openai.APIStatusError, key: str) -> str:
-    """Return status and body; a key that the endpoint repeats is taken out."""
+    """Return status and body."""
     body = " ".join(error.response.text.split()) or "without a word"
-    body = body.replace(key, "***") if key else body
-    return f"status {error.status_code}: {body[:_EXCERPT]}"
+    return f"status {error.status_code}: {_excerpt(body, key)}"
 
 
-def _describe(error: Exception) -> str:
+def _describe(error: Exception, key: str) -> str:
     """Name the innermost cause: the client's own words are `Connection error.`"""
     cause = error.__cause__ or error
-    return f"{type(error).__name__}: {cause}"[:_EXCERPT]
+    return _excerpt(f"{type(error).__name__}: {cause}", key)
+
+
+def _excerpt(text: str, key: str) -> str:
+    """Return the beginning of what others said; a key that they repeat is taken out before it could be cut in two."""
+    return (text.replace(key, "***") if key else text)[:_EXCERPT]

@@ -1,18 +1,25 @@
 """How every config tree is read: YAML, then `--set a.b=c`, then validation.
 
 Rules: an unknown key is an error with a suggestion; every field states unit and range; a default stands in its tree and
-nowhere else; `load_tree` returns a frozen tree, which nobody rewrites afterwards.
+nowhere else; `load_tree` returns a frozen tree, which nobody rewrites afterwards. No field holds a secret: trees are
+written beside results, so a field names the environment variable that holds it (`SecretName`).
 """
 
 import difflib
 import re
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pgrpo_ray.errors import ConfigError
+
+FolderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=128)]
+"""A name that becomes a folder's: no separator and no leading dot, so it stays inside the folder it is made in."""
+
+SecretName = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$", max_length=64)]
+"""Name of an environment variable that holds a secret, in capitals so that a pasted secret hardly passes."""
 
 
 class Section(BaseModel):
@@ -113,6 +120,8 @@ def _explain(finding: Any, tree: type[BaseModel]) -> str:
     """One line for one of pydantic's findings: dotted path, rule, value received, nearest known key."""
     loc = finding["loc"]
     path = ".".join(str(part) for part in loc)
+    if path.endswith("_env"):  # what was received may be the secret itself
+        return f"{path}: give the name of an environment variable in capitals, such as MY_KEY, never the secret itself."
     if finding["type"] != "extra_forbidden":
         return f"{path}: {finding['msg']} (received {finding['input']!r})"
     known = _keys_at(loc[:-1], tree)

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from pgrpo_ray.config.base import Section
+from pgrpo_ray.config.base import SecretName, Section
 from pgrpo_ray.errors import ConfigError
 
 
@@ -26,7 +26,7 @@ class ChatSection(Section):
 
     base_url: str | None = None
     """Of the endpoint, such as http://localhost:8000/v1."""
-    api_key_env: str | None = None
+    api_key_env: SecretName | None = None
     """Name of the environment variable that holds the key, never the key itself. None: the endpoint wants none."""
     timeout_s: float = Field(120, gt=0)
     """One attempt of one request at the endpoint, seconds."""
@@ -87,17 +87,31 @@ class ChatSection(Section):
                 f"{path}.backend=vllm.",
                 path=f"{path}.model",
             )
+        if {"@", "?"} & set(self.base_url or ""):  # an address is written beside results and into errors
+            raise ConfigError(
+                f"{path}.base_url holds a user or a query (`@`, `?`), and with it perhaps a secret, which would be "
+                f"written beside results. Take it out; {path}.api_key_env names the variable that holds a key.",
+                path=f"{path}.base_url",
+            )
         if not (self.base_url or "").startswith(("http://", "https://")):
             raise ConfigError(
                 f"{path}.base_url is {self.base_url!r}: an endpoint needs an address such as http://localhost:8000/v1.",
                 path=f"{path}.base_url",
             )
-        if self.api_key_env is not None and not os.environ.get(self.api_key_env):
-            raise ConfigError(
-                f"{path}.api_key_env names {self.api_key_env!r}, which the environment does not hold. Set that "
-                "variable to the key (never put a key into the config).",
-                path=f"{path}.api_key_env",
-            )
+        if self.api_key_env is not None:
+            key = os.environ.get(self.api_key_env, "").strip()
+            if not key:
+                raise ConfigError(
+                    f"{path}.api_key_env names {self.api_key_env!r}, which the environment does not hold. Set that "
+                    "variable to the key (never put a key into the config).",
+                    path=f"{path}.api_key_env",
+                )
+            if not (key.isascii() and key.isprintable()):  # else the client would refuse, and quote it
+                raise ConfigError(
+                    f"{path}.api_key_env names {self.api_key_env!r}, whose value holds a line end or another character "
+                    "that no HTTP header may hold. Set that variable to the key alone.",
+                    path=f"{path}.api_key_env",
+                )
         if self.deadline_s < self.timeout_s:
             raise ConfigError(
                 f"{path}.deadline_s ({self.deadline_s:g}) is below {path}.timeout_s ({self.timeout_s:g}): no attempt "

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from pgrpo_ray.config.base import ConfigTree, Section
+from pgrpo_ray.config.base import ConfigTree, FolderName, Section
 from pgrpo_ray.config.chat import ChatSection
 from pgrpo_ray.config.run import (
     DEFAULT_SYSTEM_PROMPT,
@@ -22,7 +22,7 @@ from pgrpo_ray.errors import ConfigError
 class LcbRbSection(Section):
     """Identity and place of a build."""
 
-    name: str = Field("local", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: FolderName = "local"
     """Folder name under `dir`."""
     dir: str = "lcb-rb"
     """Where build folders are made."""

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pgrpo_ray.config.base import ConfigTree, Section
+from pgrpo_ray.config.base import ConfigTree, FolderName, Section
 from pgrpo_ray.config.run import STARTER, ClusterSection, LearnerSection, StarterSection
 from pgrpo_ray.errors import ConfigError
 
@@ -12,7 +12,7 @@ from pgrpo_ray.errors import ConfigError
 class OutputSection(Section):
     """Identity and place of the result."""
 
-    name: str = Field("reward-model", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: FolderName = "reward-model"
     """Folder name under `dir`."""
     dir: str = "runs"
     """Where result folders are made. On a cluster the node of rank 0 writes the model there, so it must be shared."""

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from pgrpo_ray.config.base import ConfigTree, Section, load_tree, parse_tree
+from pgrpo_ray.config.base import ConfigTree, FolderName, Section, load_tree, parse_tree
 from pgrpo_ray.errors import ConfigError
 
 STARTER = "starter"
@@ -32,7 +32,7 @@ MATHS_SYSTEM_PROMPT = (
 class RunSection(Section):
     """Identity, length and place of a run."""
 
-    name: str = Field("local", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: FolderName = "local"
     """Folder name under `dir`."""
     dir: str = "runs"
     """Where run folders are made."""
