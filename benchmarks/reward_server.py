@@ -167,6 +167,7 @@ def starters(model: str):
 
     def serve(replicas: int):
         entry = ["-c", "from pgrpo_ray.cli import main; main()", "rm", "serve", "--model", model]
+        entry += ["--set", "server.authentication=none"]
         return process(f"http x{replicas}", [*entry, "--replicas", str(replicas)], free_port())
 
     @contextlib.contextmanager

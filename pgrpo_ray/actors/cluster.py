@@ -8,8 +8,6 @@ actors, seen with 2.60.
 
 import contextlib
 import os
-import secrets
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from pgrpo_ray.actors import evidence
 from pgrpo_ray.config import ClusterSection
 from pgrpo_ray.data.arrow import from_wire, to_wire
 from pgrpo_ray.errors import EnvironmentFault
+from pgrpo_ray.obs.disk import keep_secret
 
 _VLLM_ENV = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine lives in the actor's own process
@@ -97,15 +96,8 @@ def keep_token_private() -> None:
         return
     path = token_file()
     try:
-        if not path.exists() and not _token_elsewhere():
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile("w", dir=path.parent) as draft:  # 0600 from its first moment
-                draft.write(secrets.token_hex(32))
-                draft.flush()
-                with contextlib.suppress(FileExistsError):  # another start was first, and its token serves
-                    os.link(draft.name, path)
-        if path.exists():
-            path.chmod(0o600)
+        if path.exists() or not _token_elsewhere():
+            keep_secret(path)
     except OSError as error:
         raise EnvironmentFault(
             f"Ray's token cannot be kept in {path}: {error.strerror}. Make that file yours and writable, or name "

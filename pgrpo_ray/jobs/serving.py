@@ -1,9 +1,9 @@
 """`pgrpo rm serve`: from a checked model to an HTTP server in the foreground, and to nothing left behind.
 
-Order: the port is taken and the model's files are checked before Ray starts; the replicas load, and who connects
-meanwhile waits; then requests are answered. Ctrl-C or SIGTERM closes the port, lets what is on its way finish for
-`server.drain_s`, and ends replicas and, where this started it, Ray. The HTTP side runs in this process and asks the
-replicas by handle (`actors.reward_server`).
+Order: the token is found or made, the port is taken and the model's files are checked before Ray starts; the replicas
+load, and who connects meanwhile waits; then requests are answered. Ctrl-C or SIGTERM closes the port, lets what is on
+its way finish for `server.drain_s`, and ends replicas and, where this started it, Ray. The HTTP side runs in this
+process and asks the replicas by handle (`actors.reward_server`).
 """
 
 import contextlib
@@ -23,10 +23,12 @@ from pgrpo_ray.actors.cluster import cluster_session
 from pgrpo_ray.actors.reward_server import RewardServer
 from pgrpo_ray.actors.spawn import reward_env
 from pgrpo_ray.config import STARTER
-from pgrpo_ray.config.serving import ServingConfig
-from pgrpo_ray.errors import EnvironmentFault
+from pgrpo_ray.config.serving import ServerSection, ServingConfig
+from pgrpo_ray.errors import ConfigError, EnvironmentFault
 from pgrpo_ray.interrupts import interruptible
 from pgrpo_ray.jobs.starter import FAMILIES, make_starter
+from pgrpo_ray.obs.disk import keep_secret
+from pgrpo_ray.preflight import cache_folder
 from pgrpo_ray.reward_model.checkpoint import inspect
 from pgrpo_ray.reward_model.http_api import make_app
 
@@ -37,6 +39,7 @@ def serve(config: ServingConfig, console: Console) -> None:
     An interrupt ends it cleanly and is no error.
     """
     section = config.server
+    token, shown = _token(section)
     with _listening(section.host, section.port) as listener, interruptible():
         _check_devices(config)
         reward_model = config.reward_model
@@ -57,8 +60,10 @@ def serve(config: ServingConfig, console: Console) -> None:
             try:
                 server.deploy()
                 served = server.wait_ready(config.cluster.startup_timeout_s)
-                app = make_app(section, served, server.score, server.replicas)
-                _Foreground(app, section.drain_s, lambda: _announce(console, listener, served.version)).listen(listener)
+                app = make_app(section, served, server.score, server.replicas, token=token)
+                _Foreground(app, section.drain_s, lambda: _announce(console, listener, served.version, shown)).listen(
+                    listener
+                )
             finally:
                 server.close(cluster_ends=local)
     console.print("ended")
@@ -82,6 +87,38 @@ class _Foreground(uvicorn.Server):
         """Listen, then announce."""
         await super().startup(sockets)
         self._announce()
+
+
+MIN_TOKEN_CHARACTERS = 16
+"""Of a token that the user sets. Ours: what can be guessed is no token; a made one has 64."""
+
+
+def _token(section: ServerSection) -> tuple[str | None, str]:
+    """Return the token that callers must send, and how a shell writes it without showing it. None: there is none.
+
+    Raises `ConfigError` for one that cannot serve, `EnvironmentFault` where a new one cannot be kept.
+    """
+    if section.authentication == "none":
+        return None, ""
+    token = os.environ.get(section.token_env, "").strip()
+    if token:
+        if len(token) < MIN_TOKEN_CHARACTERS or not (token.isascii() and token.isprintable()):
+            raise ConfigError(
+                f"server.token_env names {section.token_env!r}, whose value is shorter than {MIN_TOKEN_CHARACTERS} "
+                "characters or holds some that no HTTP header may. Set it to a longer random text, or unset it: a "
+                "token is made then.",
+                path="server.token_env",
+            )
+        return token, f"${section.token_env}"
+    path = cache_folder() / "reward-server-token"
+    try:
+        keep_secret(path)
+        return path.read_text(encoding="ascii").strip(), f"$(cat {shlex.quote(str(path))})"
+    except (OSError, UnicodeDecodeError) as error:
+        raise EnvironmentFault(
+            f"the server's token cannot be kept in {path}: {error}. Make that folder writable, name another with "
+            f"PGRPO_CACHE, or set {section.token_env} to a token of your own."
+        ) from error
 
 
 @contextlib.contextmanager
@@ -118,13 +155,15 @@ def _check_devices(config: ServingConfig) -> None:
         )
 
 
-def _announce(console: Console, listener: socket.socket, version: str) -> None:
+def _announce(console: Console, listener: socket.socket, version: str, token: str) -> None:
+    """Print address and example. `token` is how a shell writes the token, which itself is never printed."""
     host, port = listener.getsockname()[:2]
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     example = json.dumps({"items": [{"prompt": "Add 2 to each number.", "reasoning": "I add 2 to each."}]})
     console.print(f"serving version {version} at {url} (schemas: {url}/docs); Ctrl-C ends it", soft_wrap=True)
+    sent = f'-H "Authorization: Bearer {token}" ' if token else ""
     console.print(
-        f"  curl -s {url}/score -H 'Content-Type: application/json' -d {shlex.quote(example)}",
+        f"  curl -s {url}/score {sent}-H 'Content-Type: application/json' -d {shlex.quote(example)}",
         soft_wrap=True,
         highlight=False,
         markup=False,

@@ -7,7 +7,9 @@ lock on a file, which the system lets go when the process ends, however it ends;
 import contextlib
 import fcntl
 import os
+import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -60,6 +62,21 @@ def write_whole(path: Path, text: str) -> None:
     """Write a text file, whole or not at all."""
     with whole_file(path) as file:
         file.write(text)
+
+
+def keep_secret(path: Path) -> None:
+    """Have a secret in the file `path`, the one that is there or a fresh one, which its owner alone can read.
+
+    Raises `OSError`.
+    """
+    if not path.exists():
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent) as draft:  # 0600 from its first moment
+            draft.write(secrets.token_hex(32))
+            draft.flush()
+            with contextlib.suppress(FileExistsError):  # another process was first, and its secret serves
+                os.link(draft.name, path)
+    path.chmod(0o600)
 
 
 def write_out(out: Path, text: str) -> None:

@@ -1,22 +1,24 @@
 """The reward server's HTTP side: schemas, limits and what every failure looks like. Knows nothing of Ray.
 
-Nobody is left without an answer: what cannot be parsed 400, wrong input 422, too much of it 413, a body that does not
-arrive 408, a full queue 429, no replica 503 (both with Retry-After), a deadline that has passed 504, a model that gives
-no number and a defect of the server 500; each with a JSON body that says what to do. The door counts requests before it
-reads them, so that a flood costs neither memory nor time, and reads them with a deadline, so that who sends slowly does
-not keep a place. No authentication: the server listens on this machine alone unless told otherwise, and belongs behind
-a proxy that knows its callers.
+Nobody is left without an answer: no token 401, what cannot be parsed 400, wrong input 422, too much of it 413, a body
+that does not arrive 408, a full queue 429, no replica 503 (both with Retry-After), a deadline that has passed 504, a
+model that gives no number and a defect of the server 500; each with a JSON body that says what to do. The door counts
+requests before it reads them, so that a flood costs neither memory nor time, and reads them with a deadline, so that
+who sends slowly does not keep a place. Who sends no token is sent away before that; only health and schemas need none.
+It is one token for all and travels as it is: the server knows no users and encrypts nothing.
 """
 
 import asyncio
+import hmac
 import logging
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.security import HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field
 
 from pgrpo_ray import __version__
@@ -26,6 +28,8 @@ from pgrpo_ray.reward_model.scorer import Scored, ServedModel
 
 HEALTH_TIMEOUT_S = 5.0
 """For Ray Serve to count the replicas; silence is no health."""
+OPEN = ("/health", "/docs", "/openapi.json")
+"""What can be read without a token: probes send none, and a browser's address line cannot."""
 BYTES_PER_CHARACTER = 6
 """In JSON at most, but for rare characters: an escaped one such as \\u00e9."""
 
@@ -95,7 +99,8 @@ class Failure(_Schema):
     """Why there are no scores."""
 
     error: str = Field(
-        description="slow_body, too_large, length_required, overloaded, unavailable, deadline, model or internal."
+        description="unauthorised, slow_body, too_large, length_required, overloaded, unavailable, deadline, model or "
+        "internal."
     )
     message: str = Field(description="What was wrong and what to do.")
 
@@ -106,6 +111,7 @@ Score = Callable[[Sequence[tuple[str, str]], float], Awaitable[tuple[ServedModel
 _FAILURES: dict[int | str, dict[str, Any]] = {400: {"description": "The body cannot be parsed."}} | {
     status: {"model": Failure, "description": description}
     for status, description in (
+        (401, "The token is missing or wrong."),
         (408, "The body did not arrive within the server's deadline: nothing was done."),
         (411, "The request does not say how long it is."),
         (413, "Too many items or characters."),
@@ -118,17 +124,24 @@ _FAILURES: dict[int | str, dict[str, Any]] = {400: {"description": "The body can
 
 
 def make_app(
-    section: ServerSection, served: ServedModel, score: Score, replicas: Callable[[], dict[str, int]]
+    section: ServerSection,
+    served: ServedModel,
+    score: Score,
+    replicas: Callable[[], dict[str, int]],
+    *,
+    token: str | None,
 ) -> FastAPI:
-    """Return the application. `replicas` counts replicas by state."""
+    """Return the application. `replicas` counts replicas by state. `token`: what callers must send; None: nothing."""
     app = FastAPI(
         title="Reasoning reward model",
         version=__version__,
-        description=f"Scores reasoning with {served.model}. At most {section.max_items} items a request, "
-        f"{section.max_characters} characters a text.",
+        description=f"Scores reasoning. At most {section.max_items} items a request, {section.max_characters} "
+        "characters a text.",
     )
+    # For the schemas alone: `Door` decides, before a body is read.
+    locked = [] if token is None else [Depends(HTTPBearer(auto_error=False))]
 
-    @app.post("/score", response_model=ScoreAnswer, responses=_FAILURES)
+    @app.post("/score", response_model=ScoreAnswer, responses=_FAILURES, dependencies=locked)
     async def score_items(request: ScoreRequest) -> Any:
         """Score reasonings; the higher, the better. Scores of different problems compare only roughly."""
         if excess := _excess(request, section):
@@ -152,7 +165,7 @@ def make_app(
         body = {"status": "ok" if ok else "unavailable", "replicas": counts}
         return JSONResponse(body, 200 if ok else 503, headers=None if ok else _retry(section.retry_after_s))
 
-    @app.get("/version", response_model=Version)
+    @app.get("/version", response_model=Version, responses={401: _FAILURES[401]}, dependencies=locked)
     async def version() -> Any:
         """Name the model that gives the scores. Every replica has this version: another one may not start."""
         return version_of(served)
@@ -168,25 +181,35 @@ def make_app(
         """Answer what nobody foresaw. It goes on to the HTTP server, which logs it with its traceback."""
         return failure(500, "internal", f"A defect of the server ({type(error).__name__}); its log has the traceback.")
 
-    app.add_middleware(Door, section=section)
+    app.add_middleware(Door, section=section, token=token)
     return app
 
 
 class Door:
-    """ASGI middleware before everything else: bounds the requests on their way, and size and arrival of each."""
+    """ASGI middleware before everything else: asks for the token, bounds the requests on their way, and size and
+    arrival of each."""
 
-    def __init__(self, app: Any, section: ServerSection):
+    def __init__(self, app: Any, section: ServerSection, token: str | None):
         self._app = app
+        self._token = None if token is None else token.encode()
         self._section = section
         self._inside = 0
         texts = 2 * section.max_items
         self._max_bytes = BYTES_PER_CHARACTER * texts * section.max_characters + 1024 * texts
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST":
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        if refusal := self._refusal(dict(scope["headers"])):
+        headers = dict(scope["headers"])
+        if not ((scope["method"] == "GET" and scope["path"] in OPEN) or self._knows(headers)):
+            message = "Send the server's token in the header `Authorization: Bearer TOKEN`."
+            await failure(401, "unauthorised", message, {"WWW-Authenticate": "Bearer"})(scope, receive, send)
+            return
+        if scope["method"] != "POST":
+            await self._app(scope, receive, send)
+            return
+        if refusal := self._refusal(headers):
             await refusal(scope, receive, send)
             return
         self._inside += 1
@@ -194,6 +217,10 @@ class Door:
             await self._let_in(scope, receive, send)
         finally:
             self._inside -= 1
+
+    def _knows(self, headers: dict[bytes, bytes]) -> bool:
+        scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
+        return self._token is None or (scheme.lower() == b"bearer" and hmac.compare_digest(given, self._token))
 
     async def _let_in(self, scope: Any, receive: Any, send: Any) -> None:
         deadline_s = self._section.deadline_s

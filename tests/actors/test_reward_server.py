@@ -71,7 +71,7 @@ def scorer(folder):
 
 
 def http_client(server, scorer):
-    app = make_app(ServerSection(max_requests=16), scorer.served, server.score, server.replicas)
+    app = make_app(ServerSection(max_requests=16), scorer.served, server.score, server.replicas, token=None)
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://rm", timeout=60)
 
 
@@ -271,8 +271,10 @@ def test_the_command_serves_and_an_interrupt_ends_all_of_it(folder, tmp_path):
     log = tmp_path / "terminal.log"
     entry = [sys.executable, "-c", "from pgrpo_ray.cli import main; main()"]
     command = [*entry, "rm", "serve", "--model", str(folder), "--port", "0"]
+    environment = {name: value for name, value in os.environ.items() if name != "PGRPO_REWARD_TOKEN"}
+    environment["PGRPO_CACHE"] = str(tmp_path / "cache")
     with log.open("wb") as terminal:
-        run = subprocess.Popen(command, stdout=terminal, stderr=terminal, start_new_session=True)
+        run = subprocess.Popen(command, stdout=terminal, stderr=terminal, start_new_session=True, env=environment)
     try:
         deadline = time.monotonic() + 120
         while "serving version" not in (text := log.read_text()):
@@ -280,10 +282,15 @@ def test_the_command_serves_and_an_interrupt_ends_all_of_it(folder, tmp_path):
             assert time.monotonic() < deadline, text
             time.sleep(0.2)
         url = text.partition(" at ")[2].split()[0]
-        answer = httpx.post(f"{url}/score", json={"items": [{"prompt": "p", "reasoning": "r"}]}, timeout=30)
+        token = (tmp_path / "cache" / "reward-server-token").read_text()
+        bearer, body = {"Authorization": f"Bearer {token}"}, {"items": [{"prompt": "p", "reasoning": "r"}]}
+        assert httpx.post(f"{url}/score", json=body, timeout=30).status_code == 401
+        answer = httpx.post(f"{url}/score", json=body, headers=bearer, timeout=30)
         assert (answer.status_code, answer.json()["version"]) == (200, folder_version(folder))
-        example = text.partition(" -d '")[2].rpartition("'")[0]
-        assert httpx.post(f"{url}/score", json=json.loads(example), timeout=30).status_code == 200
+        example = json.loads(text.partition(" -d '")[2].rpartition("'")[0])
+        assert httpx.post(f"{url}/score", json=example, headers=bearer, timeout=30).status_code == 200
+        assert f"Bearer $(cat {tmp_path}/cache/reward-server-token)" in text
+        assert token not in text
         os.killpg(run.pid, signal.SIGINT)  # as a terminal's Ctrl-C
         assert run.wait(30) == 0, log.read_text()
     finally:

@@ -13,23 +13,8 @@ from pgrpo_ray.evaluation.benchmarks import named
 
 NAMED = {"run": RunConfig, "output": RewardTrainingConfig, "lcb_rb": LcbRbConfig}
 """Section with a name -> its tree."""
-ESCAPES = [
-    "..",
-    ".",
-    "",
-    "../up",
-    "a/../../b",
-    "/etc",
-    "a/b",
-    "a\\b",
-    "~",
-    "~root",
-    ".hidden",
-    "a\n",
-    "a\0b",
-    "é",
-    "a" * 129,
-]
+ESCAPES = ["..", ".", "", "../up", "a/../../b", "/etc", "a/b", "a\\b", "~", "~root", ".hidden"]
+ODD = ["a\n", "a\0b", "é", "a" * 129]
 
 
 @pytest.mark.parametrize("section", NAMED)

@@ -23,7 +23,7 @@ async def by_length(items, timeout_s):
 
 
 def client(score=by_length, replicas=lambda: {"RUNNING": 1}, **options):
-    return TestClient(make_app(SECTION, SERVED, score, replicas), **options)
+    return TestClient(make_app(SECTION, SERVED, score, replicas, token=None), **options)
 
 
 def test_an_answer_holds_scores_in_order_and_what_gave_them():
@@ -153,7 +153,7 @@ def test_the_door_refuses_what_is_beyond_the_queue_before_reading_it():
             await gate.wait()
             return await by_length(items, timeout_s)
 
-        app = make_app(SECTION, SERVED, wait, lambda: {"RUNNING": 1})
+        app = make_app(SECTION, SERVED, wait, lambda: {"RUNNING": 1}, token=None)
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://rm") as http:
             held = [asyncio.create_task(http.post("/score", json={"items": [ITEM]})) for _ in range(2)]
             await asyncio.sleep(0.05)
@@ -173,7 +173,7 @@ def test_the_door_refuses_what_is_beyond_the_queue_before_reading_it():
 def test_a_body_that_does_not_arrive_is_given_up_and_its_place_is_free_again():
     async def story():
         section = SECTION.model_copy(update={"max_requests": 1, "deadline_s": 0.2})
-        app = make_app(section, SERVED, by_length, lambda: {"RUNNING": 1})
+        app = make_app(section, SERVED, by_length, lambda: {"RUNNING": 1}, token=None)
 
         async def drip():
             for _ in range(40):  # each part comes in time, the whole does not
@@ -197,7 +197,9 @@ def test_a_body_that_does_not_arrive_is_given_up_and_its_place_is_free_again():
 def test_who_leaves_before_the_body_is_whole_frees_the_place():
     async def story():
         seen = []
-        app = make_app(SECTION.model_copy(update={"max_requests": 1}), SERVED, by_length, lambda: {"RUNNING": 1})
+        app = make_app(
+            SECTION.model_copy(update={"max_requests": 1}), SERVED, by_length, lambda: {"RUNNING": 1}, token=None
+        )
         scope = {"type": "http", "method": "POST", "path": "/score", "query_string": b"", "http_version": "1.1"}
         parts = [{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}]
 
@@ -234,7 +236,7 @@ def test_openapi_describes_every_route_and_status():
     api = client().get("/openapi.json").json()
     assert {"/score", "/health", "/version"} <= set(api["paths"])
     post = api["paths"]["/score"]["post"]
-    assert set(post["responses"]) == {"200", "400", "408", "411", "413", "422", "429", "500", "503", "504"}
+    assert set(post["responses"]) == {"200", "400", "401", "408", "411", "413", "422", "429", "500", "503", "504"}
     schemas = api["components"]["schemas"]
     assert set(schemas["Item"]["required"]) == {"prompt", "reasoning"}
     assert set(schemas["ScoredItem"]["properties"]) == {"raw", "score", "tokens", "truncated"}
