@@ -7,11 +7,12 @@ ACCELERATOR ?= $(shell cat $(VENV)/.accelerator 2>/dev/null || echo cpu)
 LOCK := requirements/$(ACCELERATOR).lock
 INSTALLED := $(VENV)/.installed-$(ACCELERATOR)
 
-.PHONY: help setup demo test check sandbox sandbox-cpp sandbox-libraries lock clean
+.PHONY: help setup demo test audit check sandbox sandbox-cpp sandbox-libraries lock clean
 
 help:
 	@echo "make demo    train on this machine: about 10 minutes on two cores"
-	@echo "make test    lint and all tests: about 25 minutes"
+	@echo "make test    audit, lint and all tests: about 25 minutes"
+	@echo "make audit   dependencies against the locks and known advisories; secrets in files"
 	@echo "make setup   only install: .venv, Docker where possible, the sandbox image"
 	@echo "make sandbox-cpp sandbox-libraries  the sandbox image that also compiles C++"
 	@echo "make check   validate cluster/local.yaml and print derived numbers"
@@ -25,7 +26,11 @@ demo: setup
 check: setup
 	$(VENV)/bin/pgrpo check cluster/local.yaml
 
-test: setup
+audit: $(INSTALLED)
+	$(VENV)/bin/python deploy/audit.py
+	$(VENV)/bin/python deploy/secret_scan.py
+
+test: setup audit
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/python -m pytest

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pytest
 import ray
 import torch
+from planted import check_detector, holding, plant
 from rich.console import Console
 from transformers import AutoModelForCausalLM
 
@@ -102,7 +103,14 @@ class Trainer:
 
 
 @pytest.fixture(scope="module")
-def trainer(docker_engine, tiny_section, tiny_starter, tmp_path_factory) -> Trainer:
+def planted():
+    """Secrets in the environment of whoever trains, and so of every actor on this machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield plant(patch)
+
+
+@pytest.fixture(scope="module")
+def trainer(docker_engine, tiny_section, tiny_starter, tmp_path_factory, planted) -> Trainer:
     return Trainer(tiny_section, tiny_starter, tmp_path_factory.mktemp("runs"))
 
 
@@ -123,6 +131,12 @@ def our_containers() -> list[str]:
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     return dict(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).named_parameters())
+
+
+def test_no_secret_of_the_environment_is_in_what_a_run_writes(finished, planted, tmp_path):
+    assert {path.suffix for path in finished.folder.rglob("*")} >= {".yaml", ".jsonl", ".arrow", ".safetensors"}
+    assert holding(finished.folder, planted) == []
+    check_detector(tmp_path, planted)
 
 
 def test_every_parameter_moved(finished):
