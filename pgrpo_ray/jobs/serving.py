@@ -102,7 +102,7 @@ def _token(section: ServerSection) -> tuple[str | None, str]:
         return None, ""
     token = os.environ.get(section.token_env, "").strip()
     if token:
-        if len(token) < MIN_TOKEN_CHARACTERS or not (token.isascii() and token.isprintable()):
+        if not _usable(token):
             raise ConfigError(
                 f"server.token_env names {section.token_env!r}, whose value is shorter than {MIN_TOKEN_CHARACTERS} "
                 "characters or holds some that no HTTP header may. Set it to a longer random text, or unset it: a "
@@ -113,12 +113,19 @@ def _token(section: ServerSection) -> tuple[str | None, str]:
     path = cache_folder() / "reward-server-token"
     try:
         keep_secret(path)
-        return path.read_text(encoding="ascii").strip(), f"$(cat {shlex.quote(str(path))})"
+        token = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise EnvironmentFault(
             f"the server's token cannot be kept in {path}: {error}. Make that folder writable, name another with "
             f"PGRPO_CACHE, or set {section.token_env} to a token of your own."
         ) from error
+    if not _usable(token):
+        raise EnvironmentFault(f"{path} holds no token that can serve. Remove it, and a new one is made.")
+    return token, f"$(cat {shlex.quote(str(path))})"
+
+
+def _usable(token: str) -> bool:
+    return len(token) >= MIN_TOKEN_CHARACTERS and token.isascii() and token.isprintable()
 
 
 @contextlib.contextmanager

@@ -108,6 +108,13 @@ def test_a_token_that_cannot_serve_is_refused_unread(cache, monkeypatch, weak):
     assert weak not in str(caught.value)
 
 
+def test_an_empty_file_of_the_token_opens_no_door(cache):
+    cache.mkdir()
+    (cache / "reward-server-token").touch()
+    with pytest.raises(EnvironmentFault, match="holds no token that can serve"):
+        serving._token(config().server)
+
+
 def test_a_cache_that_can_not_hold_the_token_is_told(cache):
     cache.write_text("a file where a folder should be")
     with pytest.raises(EnvironmentFault, match="the server's token cannot be kept in"):
