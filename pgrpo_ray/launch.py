@@ -23,7 +23,7 @@ from pgrpo_ray.actors.tokenizers import check_tokenizers
 from pgrpo_ray.config import STARTER, RunConfig
 from pgrpo_ray.data.run_state import RunState, fingerprint, read_state
 from pgrpo_ray.driver import Driver, RunResult
-from pgrpo_ray.errors import CheckpointError, LostError
+from pgrpo_ray.errors import CheckpointError, ConfigError, LostError
 from pgrpo_ray.interrupts import interruptible
 from pgrpo_ray.obs.checkpoints import Checkpoint, CheckpointStore
 from pgrpo_ray.obs.display import Display, warn_weak_sandbox
@@ -62,7 +62,7 @@ def run(config: RunConfig, console: Console, resume: str | None = None) -> Path:
         if resume is None:
             check_unused(config)
         with contextlib.closing(RunLog(config, resume=resume is not None)) as log, Display(console) as display:
-            checkpoint = choose_checkpoint(config, resume)
+            checkpoint = choose_checkpoint(config, resume, log)
             if log.moved_to:
                 display.note(f"an earlier run of this name is now {log.moved_to}")
             display.note(f"run folder: {log.folder}")
@@ -167,17 +167,25 @@ def check_unused(config: RunConfig) -> None:
         )
 
 
-def choose_checkpoint(config: RunConfig, resume: str | None) -> Checkpoint | None:
+def choose_checkpoint(config: RunConfig, resume: str | None, log: RunLog) -> Checkpoint | None:
     """Return the checkpoint that a run goes on from, None for one that begins; the run's name must be held.
 
-    Raises `CheckpointError` where there is none or it is damaged, and `ConfigError` where it is of another training.
+    Raises `CheckpointError` where there is none or it is damaged, and `ConfigError` where it is of another training, or
+    nothing is left to do.
     """
     store = CheckpointStore(config.checkpoint_root)
     store.tidy()
     if resume is None:
         return None
     checkpoint = store.open(None if resume == LATEST else resume)
-    config.check_resumes(read_state(checkpoint).config)
+    state = read_state(checkpoint)
+    config.check_resumes(state.config)
+    if log.finished and state.step >= config.run.steps:
+        raise ConfigError(
+            f"run.steps: the run has taken its {config.run.steps} steps and is finished; its model is in {log.folder}. "
+            "Raise run.steps to train on.",
+            path="run.steps",
+        )
     return checkpoint
 
 

@@ -3,7 +3,7 @@
 A tree a file: `run` is a training run's; the others belong to the commands they are named after. `base` reads them all.
 """
 
-from pgrpo_ray.config.base import ConfigTree, Section, apply_override, load_tree, parse_tree
+from pgrpo_ray.config.base import ConfigTree, Section, apply_override, dump_tree, load_tree, parse_tree
 from pgrpo_ray.config.run import (
     DEFAULT_SYSTEM_PROMPT,
     MATHS_SYSTEM_PROMPT,
@@ -53,6 +53,7 @@ __all__ = [
     "SyncSection",
     "apply_override",
     "derive",
+    "dump_tree",
     "load",
     "load_tree",
     "parse",

@@ -7,6 +7,7 @@ written beside results, so a field names the environment variable that holds it 
 
 import difflib
 import re
+import reprlib
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -40,19 +41,51 @@ Tree = TypeVar("Tree", bound=ConfigTree)
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as people mean it: `1e-4` is a number (YAML 1.1 reads text), a key that stands twice is an error."""
+    """YAML as people mean it: `1e-4` is a number (YAML 1.1 reads text), a key that stands twice is an error.
+
+    An alias stands for one value only: lists of aliases of lists of aliases would be larger than any memory. Integers
+    have 64 bits, as in what reads them. What PyYAML stumbles over (`2001-13-45`, `0x_`) is a `YAMLError` as well.
+    """
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            alias = self.peek_event()
+            if isinstance(self.anchors.get(alias.anchor), yaml.CollectionNode):
+                message = f"alias {alias.anchor!r} stands for a list or a mapping: write that out"
+                raise yaml.composer.ComposerError(None, None, message, alias.start_mark)
+        return super().compose_node(parent, index)
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            value = super().construct_object(node, deep)
+            if isinstance(value, int) and not -(2**63) <= value < 2**63:
+                raise ValueError("an integer has at most 64 bits")
+        except (ValueError, LookupError, AttributeError, TypeError, ArithmeticError) as error:
+            message = f"this is no {node.tag.rpartition(':')[2]} ({error})"
+            raise yaml.constructor.ConstructorError(None, None, message, node.start_mark) from error
+        return value
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = [key for index, key in enumerate(keys) if key in keys[:index]]
-        if twice:
-            raise yaml.constructor.ConstructorError(None, None, f"key {twice[0]!r} stands twice", node.start_mark)
-        return super().construct_mapping(node, deep)
+        mapping = super().construct_mapping(node, deep)
+        if len(mapping) < len(node.value):
+            keys, seen = [self.construct_object(key, deep=True) for key, _ in node.value], set()
+            twice = next(key for key in keys if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+            raise yaml.constructor.ConstructorError(None, None, f"key {twice!r} stands twice", node.start_mark)
+        return mapping
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that `_Loader` would read as something else."""
+
+
+for _side in (_Loader, _Dumper):
+    _side.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+    )
+
+_QUOTE = reprlib.Repr()
+_QUOTE.maxstring = _QUOTE.maxother = 200
+"""Of values in messages: enough of a path, whatever the value's size."""
 
 
 def load_tree(tree: type[Tree], file: str | Path, overrides: list[str] | None = None) -> Tree:
@@ -75,6 +108,11 @@ def load_tree(tree: type[Tree], file: str | Path, overrides: list[str] | None = 
     config = parse_tree(tree, values, where=str(file))
     config.check()
     return config
+
+
+def dump_tree(config: ConfigTree) -> str:
+    """Return `config` as YAML that `load_tree` reads as an equal tree."""
+    return yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False)
 
 
 def apply_override(tree: dict[str, Any], override: str) -> None:
@@ -100,18 +138,24 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
 def parse_tree(tree: type[Tree], values: dict[str, Any], where: str = "config") -> Tree:
     """Validate plain values; turn pydantic's findings into one `ConfigError` that lists each with its fix."""
     try:
-        return _expand_home(tree.model_validate(values))
+        return _expand_home(tree.model_validate(values), where)
     except ValidationError as error:
         findings = [_explain(finding, tree) for finding in error.errors()]
         first = ".".join(str(part) for part in error.errors()[0]["loc"])
         raise ConfigError(f"{where}: " + "\n".join(findings), path=first) from error
 
 
-def _expand_home(config: Tree) -> Tree:
+def _expand_home(config: Tree, where: str) -> Tree:
     """Expand a leading `~` in every path: after `=`, no shell does."""
     sections = {}
     for name, section in config:
-        paths = {key: str(Path(value).expanduser()) for key, value in section if str(value).startswith("~")}
+        paths = {key: value for key, value in section if str(value).startswith("~")}
+        for key, value in paths.items():
+            try:
+                paths[key] = str(Path(value).expanduser())
+            except (RuntimeError, ValueError) as error:  # no such user; a NUL in the name
+                message = f"{where}: {name}.{key}: {_QUOTE.repr(value)} names nobody's home. Write the whole path."
+                raise ConfigError(message, path=f"{name}.{key}") from error
         sections[name] = section.model_copy(update=paths) if paths else section
     return config.model_copy(update=sections)
 
@@ -123,7 +167,7 @@ def _explain(finding: Any, tree: type[BaseModel]) -> str:
     if path.endswith("_env"):  # what was received may be the secret itself
         return f"{path}: give the name of an environment variable in capitals, such as MY_KEY, never the secret itself."
     if finding["type"] != "extra_forbidden":
-        return f"{path}: {finding['msg']} (received {finding['input']!r})"
+        return f"{path}: {finding['msg']} (received {_QUOTE.repr(finding['input'])})"
     known = _keys_at(loc[:-1], tree)
     close = difflib.get_close_matches(str(loc[-1]), known, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else f" Known keys: {', '.join(known)}."

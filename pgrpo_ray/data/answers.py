@@ -48,10 +48,10 @@ _SIGNS = {
     "\N{THIN SPACE}": " ",
 }
 _BASES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10}
-_BASE = r"(?:\\(?:text|mathrm|mbox) *\{)? *(?:base *)?\(?(\d+|" + "|".join(_BASES) + r")\)?"
+_BASE = r"(?:\\(?:text|mathrm|mbox) *\{)? *(?:base *)?\(?(\d{1,9}|" + "|".join(_BASES) + r")\)?"
 _NUMERAL = re.compile(
     r"(?<![\w.,\\])(?:\( *(\d+) *\)|(\d+)) *"
-    rf"(?:_ *(?:\{{ *{_BASE} *\}}* *\}}|(\d+))|\(? *(?:\\text\{{)? *(?:in )?base {_BASE}\}}?\)?)?(?![\w.,]*\w)"
+    rf"(?:_ *(?:\{{ *{_BASE} *\}}* *\}}|(\d{{1,9}}))|\(? *(?:\\text\{{)? *(?:in )?base {_BASE}\}}?\)?)?(?![\w.,]*\w)"
 )
 """A whole number, and its base where it says one: `52_8`, `(52)_{8}`, `52_{\\text{eight}}`, `52 (base 8)`."""
 _SCIENTIFIC = re.compile(r"(?<![\w.\\])(-?\d+(?:\.\d*)?|-?\.\d+)[eE]([+-]?\d+)(?![\w.])")
@@ -139,7 +139,7 @@ def join_numbers(text: str) -> str:
 
 def _improper(match: re.Match[str]) -> str:
     whole, over, under = match[1], match[2] or match[4] or match[5], match[3] or match[6] or match[7]
-    if int(over) >= int(under):
+    if len(match[0]) > MAX_ANSWER_CHARS or int(over) >= int(under):
         return match[0]
     return f"({int(whole) * int(under) + int(over)}/{under})"
 

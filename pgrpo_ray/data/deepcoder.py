@@ -125,7 +125,7 @@ def _pairs(tests: Any, metadata: dict[str, Any]) -> tuple[str, str | None, list[
             raise DataError(f"{where!r} must be an object with 'input' and 'output', received {excerpt(test)}.")
         shape = "lcbv5" if "testtype" in test else "primeintellect" if "type" in test else shape
         kind = test.get("testtype", test.get("type", "stdin"))
-        if kind not in _CALLED:
+        if not isinstance(kind, str) or kind not in _CALLED:
             raise DataError(f"{where!r} is of type {excerpt(kind)}; known are {', '.join(_CALLED)}.")
         kinds.add(_CALLED[kind])
         if _CALLED[kind]:

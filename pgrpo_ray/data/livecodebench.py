@@ -28,6 +28,7 @@ _STRING_OPCODES = frozenset({"SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "U
 _HARMLESS_OPCODES = frozenset({"PROTO", "FRAME", "MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT", "STOP"})
 """What any pickle protocol wraps around one string: version, frame, memo, end. None of them names or calls a thing."""
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _KEPT = ("question_title", "platform", "contest_id", "contest_date", "difficulty")
 SOLUTION_CLASS = re.compile(r"^class[ \t]+Solution\b", re.MULTILINE)
 """In starter code: the entry point is a method of this class."""
@@ -77,6 +78,8 @@ def read_pickled_string(data: bytes) -> str:
         raise DataError(f"'private_test_cases' holds a damaged pickle ({error}). Download the file again.") from error
     if len(strings) != 1:
         raise DataError(f"'private_test_cases' holds a pickle of {len(strings)} strings, not one. Download it again.")
+    if _SURROGATE.search(strings[0]):  # pickle lets them pass, and they break the first process that encodes them
+        raise DataError("'private_test_cases' holds half of a surrogate pair, which is no character. Download it again.")
     return strings[0]
 
 

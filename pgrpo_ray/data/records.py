@@ -67,9 +67,11 @@ def is_parquet(path: str | Path) -> bool:
 
 @contextmanager
 def located(file: str, line: int) -> Iterator[None]:
-    """Give every `DataError` raised inside the place of the record that caused it."""
+    """Give every `DataError` raised inside the place of the record that caused it; too deep a record is one."""
     try:
         yield
+    except RecursionError as error:  # of what works through a value that the parser just took
+        raise DataError("nests too deeply. Flatten it.", file, line) from error
     except DataError as error:
         if error.file:
             raise

@@ -8,6 +8,7 @@ user part is a Jinja template of `prompt` (the problem's statement), `id` and `e
 import hashlib
 import re
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 import jinja2
@@ -19,7 +20,8 @@ from pgrpo_ray.types import Problem, TestStyle
 TEMPLATES = Path(__file__).parent / "templates"
 _PART = re.compile(r"^\[(system|user)\][ \t]*\n", re.MULTILINE)
 _PROBE = "the problem's statement, to see that it is there"
-_FENCE = re.compile(r"^(`{3,})[\w+.#-]*[ \t]*\n(.*?)^\1`*[ \t]*$", re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(r"^(`{3,})([\w+.#-]*)[ \t]*$", re.MULTILINE)
+"""A line that begins a fenced block, or ends one where it names no language."""
 _SAMPLE = {"prompt": _PROBE, "id": "x", "entry_point": "f"}
 
 
@@ -98,7 +100,22 @@ def judged_part(response: str, style: TestStyle, answers: str) -> str | None:
     if parsed.program is not None or answers == "tags":
         return parsed.program
     behind = response.rpartition("</think>")[2]
-    blocks = [match.group(2) for match in _FENCE.finditer(behind)]
     if style is TestStyle.ANSWER:
         return behind.strip() or None
+    blocks = _blocks(behind)
     return (strip_fence(blocks[-1]) or None) if blocks else None
+
+
+def _blocks(text: str) -> list[str]:
+    """Return what stands in each fenced block that ends, in time linear in `text`, whatever was written."""
+    fences = list(_FENCE.finditer(text))
+    ends = [0 if fence[2] else len(fence[1]) for fence in fences]
+    longest = [*accumulate(reversed(ends), max, initial=0)][::-1]  # of the ends from each fence on
+    blocks, opening = [], None
+    for index, fence in enumerate(fences):
+        if opening is None:
+            opening = fence if len(fence[1]) <= longest[index + 1] else None
+        elif ends[index] >= len(opening[1]):
+            blocks.append(text[opening.end() + 1 : fence.start()])
+            opening = None
+    return blocks

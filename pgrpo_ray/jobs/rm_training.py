@@ -23,13 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from rich.console import Console
 from rich.table import Table
 
 from pgrpo_ray import preflight
 from pgrpo_ray.algo.preferences import Objective, TokenTable, TrainingRows
-from pgrpo_ray.config import STARTER
+from pgrpo_ray.config import STARTER, dump_tree
 from pgrpo_ray.config.rm_training import RewardTrainingConfig
 from pgrpo_ray.data.loaders import load_problems
 from pgrpo_ray.interrupts import interruptible
@@ -323,8 +322,7 @@ def _draft(config: RewardTrainingConfig) -> Iterator[Path]:
         with explain_full_disk(parent):
             move_aside(folder)
             folder.mkdir()
-            text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-            (folder / "config.yaml").write_text(text, encoding="utf-8")
+            (folder / "config.yaml").write_text(dump_tree(config), encoding="utf-8")
         yield folder
 
 

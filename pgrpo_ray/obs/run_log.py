@@ -24,10 +24,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from tensorboard.summary import Writer
 
-from pgrpo_ray.config import RunConfig
+from pgrpo_ray.config import RunConfig, dump_tree
 from pgrpo_ray.errors import ConfigError
 from pgrpo_ray.obs.disk import explain_full_disk, hold_name, move_aside, write_whole
 
@@ -63,8 +62,7 @@ class RunLog:
             self.moved_to = None if resume else move_aside(self.folder)
             for name in (ROLLOUTS, LEDGER, EVALUATIONS):
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
-            text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-            write_whole(self.folder / "config.yaml", text)
+            write_whole(self.folder / "config.yaml", dump_tree(config))
             self._open()
 
     @property
