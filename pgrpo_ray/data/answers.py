@@ -50,7 +50,7 @@ _SIGNS = {
 _BASES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10}
 _BASE = r"(?:\\(?:text|mathrm|mbox) *\{)? *(?:base *)?\(?(\d{1,9}|" + "|".join(_BASES) + r")\)?"
 _NUMERAL = re.compile(
-    r"(?<![\w.,\\])(?:\( *(\d+) *\)|(\d+)) *"
+    r"(?<![\w.,\\])(?:\( *(\d++) *\)|(\d++)) *"
     rf"(?:_ *(?:\{{ *{_BASE} *\}}* *\}}|(\d{{1,9}}))|\(? *(?:\\text\{{)? *(?:in )?base {_BASE}\}}?\)?)?(?![\w.,]*\w)"
 )
 """A whole number, and its base where it says one: `52_8`, `(52)_{8}`, `52_{\\text{eight}}`, `52 (base 8)`."""

@@ -317,6 +317,8 @@ def decide(problem: Problem, index: int, result: dict[str, Any]) -> Outcome:
 def _compare(problem: Problem, index: int, result: dict[str, Any]) -> Outcome:
     plan = plan_of(problem)
     if plan.style is TestStyle.STDIN:
+        if "output" not in result:
+            return Outcome(Verdict.TAMPERED, "nothing says what it printed")
         output: Any = result["output"]
     elif plan.style is TestStyle.CALL:
         try:

@@ -7,6 +7,7 @@ while the wire breaks gets `NotBegunError`. `close` from another thread wakes al
 
 import contextlib
 import json
+import math
 import select
 import socket
 import struct
@@ -26,6 +27,14 @@ _AHEAD = 32 << 10
 """Bytes of a request that is sent before its turn. Ours: both of a runner's fit into any socket's buffer."""
 _STDERR_TAIL = 2000
 """Bytes of the warden's stderr kept for error messages."""
+_RESULT = {
+    **dict.fromkeys(("status", "detail", "output", "value"), str),
+    **dict.fromkeys(("fresh", "stray", "in_doubt"), bool),
+    **dict.fromkeys(("wall_ms", "cpu_ms", "peak_kib"), float),
+    "signal": int,
+}
+"""Fields of a case's result; an int is a float as well."""
+_ALWAYS = {"status", "detail", "fresh", "wall_ms", "cpu_ms", "peak_kib"}
 
 
 class Wire:
@@ -90,12 +99,16 @@ class Wire:
             answer = json.loads(self._exactly(length, deadline))
         except TimeoutError as error:
             raise SandboxError(f"no answer within {timeout_s:.1f} s{self._said()}") from error
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise SandboxError(f"connection to the warden broke: {error}{self._said()}") from error
+        if not isinstance(answer, dict):
+            raise SandboxError(f"the warden's answer is damaged: it is no object{self._said()}")
         if answer.get("id") != request["id"]:
             raise SandboxError(f"asked for {request['id']!r}, the answer is for {answer.get('id')!r}")
         if "fault" in answer:
             raise SandboxError(f"the warden failed: {answer['fault']}")
+        if defect := _defect(answer):
+            raise SandboxError(f"the warden's answer is damaged: {defect}{self._said()}")
         return answer
 
     def close(self) -> None:
@@ -120,6 +133,8 @@ class Wire:
         while len(header) < _ATTACH.size:
             header += self._recv(_ATTACH.size - len(header), deadline)
         stream, left = _ATTACH.unpack(header)
+        if left > _MAX_ANSWER + LENGTH.size:
+            raise SandboxError(f"the engine announced a piece of {left} bytes{self._said()}")
         while left:
             piece = self._recv(min(left, 1 << 16), deadline)
             left -= len(piece)
@@ -146,3 +161,20 @@ class Wire:
     def _said(self) -> str:
         text = self._stderr.decode("utf-8", "replace").strip()
         return f"; its stderr ends: {text}" if text else ""
+
+
+def _defect(answer: dict[str, Any]) -> str:
+    """Say where an answer has not the form that `inside.warden` gives it, which its readers rely on; "" nowhere."""
+    results = answer.get("cases")
+    if type(answer.get("dirty")) is not bool or type(results) is not list:
+        return "it has no 'cases' or no 'dirty'"
+    for index, result in enumerate(results):
+        if type(result) is not dict or not result.keys() >= _ALWAYS:
+            return f"case {index} is no result"
+        for key, kind in _RESULT.items():
+            value = result.get(key, kind())
+            if type(value) is not kind and not (kind is float and type(value) is int):
+                return f"case {index} has a {key!r} of type {type(value).__name__}"
+            if kind is float and not 0 <= value < math.inf:  # NaN would be below every limit
+                return f"case {index} has {value} as {key!r}"
+    return ""

@@ -120,8 +120,13 @@ HOSTILE = [
 def test_time_is_linear(name):
     """Of the worst of many texts: a rule that backtracks over the text takes four times as long for twice of it."""
     run = READERS[name]
-    worst = max(HOSTILE, key=lambda piece: timed_s(run, piece * (20_000 // len(piece))))
-    assert growth(run, lambda size: worst * (size // len(worst)), 50_000) < 3.2, worst
+
+    def text(piece, end, size):
+        return piece * (size // len(piece)) + end
+
+    texts = [(piece, end) for piece in HOSTILE for end in ("", "x", "\n```")]
+    worst = max(texts, key=lambda parts: timed_s(run, text(*parts, 10_000)))
+    assert growth(run, lambda size: text(*worst, size), 25_000) < 3.2, worst
 
 
 @pytest.mark.parametrize("text", ["1 " + "9" * 5000 + "/7", "1 \\frac{7}{" + "9" * 5000 + "}", "52_{" + "8" * 5000 + "}"])
