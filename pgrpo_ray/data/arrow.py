@@ -237,8 +237,17 @@ def to_wire(table: pa.Table) -> pa.Buffer:
 
 
 def from_wire(stream: pa.Buffer) -> pa.Table:
-    """Return the table of `to_wire`, whose columns are views of `stream`."""
-    return pa.ipc.open_stream(stream).read_all()
+    """Return the table of `to_wire`, whose columns are views of `stream`. Raises `DataError` for a damaged one."""
+    try:
+        return _checked(pa.ipc.open_stream(stream).read_all())
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"no whole Arrow stream arrived ({error}). Send it again.") from error
+
+
+def _checked(table: pa.Table) -> pa.Table:
+    """Return `table` when every offset lies inside its buffers: Arrow would read beyond them, and end the process."""
+    table.validate(full=True)
+    return table
 
 
 def write_ipc(path: str | Path, table: pa.Table, metadata: Mapping[str, str]) -> None:
@@ -260,11 +269,11 @@ def read_ipc(path: str | Path) -> pa.Table:
     """Read a table that `write_ipc` wrote; its metadata is `table.schema.metadata` (bytes). Raises `DataError`."""
     try:
         with pa.OSFile(str(path), "rb") as file, pa.ipc.open_file(file) as reader:
-            return reader.read_all()
+            return _checked(reader.read_all())
     except OSError as error:
         reason = error.strerror or str(error)
         raise DataError(f"cannot be read ({reason}). Give the path of an .arrow file of a run.", str(path)) from error
-    except pa.ArrowInvalid as error:
+    except pa.ArrowException as error:
         raise DataError(f"is not a whole Arrow IPC file ({error}). Copy it again.", str(path)) from error
 
 

@@ -79,7 +79,9 @@ def read_pickled_string(data: bytes) -> str:
     if len(strings) != 1:
         raise DataError(f"'private_test_cases' holds a pickle of {len(strings)} strings, not one. Download it again.")
     if _SURROGATE.search(strings[0]):  # pickle lets them pass, and they break the first process that encodes them
-        raise DataError("'private_test_cases' holds half of a surrogate pair, which is no character. Download it again.")
+        raise DataError(
+            "'private_test_cases' holds half of a surrogate pair, which is no character. Download it again."
+        )
     return strings[0]
 
 

@@ -39,7 +39,7 @@ def read_records(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
     file, count = str(path), 0
     try:
         if is_parquet(path):
-            for count, record in enumerate(_rows(Path(path), file), start=1):
+            for count, record in enumerate(parquet_rows(path), start=1):
                 yield count, record
         else:
             with _open(Path(path)) as stream:
@@ -60,9 +60,40 @@ def read_records(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def is_parquet(path: str | Path) -> bool:
-    """True when the file's first bytes say Parquet. Raises `OSError`."""
-    with Path(path).open("rb") as stream:
-        return stream.read(len(_PARQUET_MAGIC)) == _PARQUET_MAGIC
+    """True when the file's first bytes say Parquet; False where it cannot be read, which its reader then says."""
+    try:
+        with Path(path).open("rb") as stream:
+            return stream.read(len(_PARQUET_MAGIC)) == _PARQUET_MAGIC
+    except OSError:
+        return False
+
+
+@contextmanager
+def open_parquet(path: str | Path) -> Iterator[Any]:
+    """Open a Parquet file; whatever shows it to be damaged inside the block is a `DataError`."""
+    from pyarrow import ArrowException, parquet
+
+    try:
+        with parquet.ParquetFile(path) as table:
+            yield table
+    except DataError:
+        raise
+    # Arrow's own, and what its values are to Python: text that is no UTF-8, a day in the year 300,000.
+    except (ArrowException, OSError, ValueError, OverflowError, LookupError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise DataError(f"is a damaged Parquet file ({first}). Copy or download it again.", str(path)) from error
+
+
+def parquet_rows(path: str | Path, columns: Collection[str] | None = None) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a Parquet file as objects, without what is null; of `columns`, those that there are.
+
+    Raises `DataError`.
+    """
+    with open_parquet(path) as table:
+        names = None if columns is None else [name for name in table.schema_arrow.names if name in columns]
+        for batch in table.iter_batches(batch_size=_PARQUET_ROWS, columns=names):
+            for row in batch.to_pylist():
+                yield {key: plain_values(value) for key, value in row.items() if value is not None}
 
 
 @contextmanager
@@ -165,20 +196,6 @@ def _open(path: Path) -> BinaryIO:
         return stream
     stream.close()
     return io.BufferedReader(gzip.open(path, "rb"))  # type: ignore[arg-type]
-
-
-def _rows(path: Path, file: str) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a Parquet file as objects, without the columns that are null in them."""
-    from pyarrow import ArrowException, parquet
-
-    try:
-        with parquet.ParquetFile(path) as table:
-            for batch in table.iter_batches(batch_size=_PARQUET_ROWS):
-                for row in batch.to_pylist():
-                    yield {key: plain_values(value) for key, value in row.items() if value is not None}
-    except (ArrowException, OSError, UnicodeDecodeError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise DataError(f"is a damaged Parquet file ({first}). Copy or download it again.", file) from error
 
 
 def plain_values(value: Any) -> Any:

@@ -13,10 +13,16 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, TypeVar
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from pgrpo_ray.data.records import check_keys, did_you_mean, excerpt, located, read_records, require_text
+from pgrpo_ray.data.records import (
+    check_keys,
+    did_you_mean,
+    excerpt,
+    is_parquet,
+    located,
+    parquet_rows,
+    read_records,
+    require_text,
+)
 from pgrpo_ray.errors import ConfigError, DataError
 from pgrpo_ray.reward_model.leaks import Text, content_key, heldout_side
 from pgrpo_ray.types import PreferencePair
@@ -25,7 +31,6 @@ MIN_HELDOUT_PROBLEMS = 2
 """In validation, and in test: with one problem there is no interval, and little to choose weights by."""
 SCORE_PAIRS_PER_PROBLEM = 8
 """Held-out pairs made of the scored reasonings of one problem, at most (ours: a problem should not drown others)."""
-_PARQUET_MAGIC = b"PAR1"
 _SCORE_KEYS = ("prompt", "reasoning", "score")
 
 Row = TypeVar("Row", bound="PreferencePair | ScoredReasoning")
@@ -57,7 +62,7 @@ class Sides:
 def read_scores(path: str | Path) -> list[ScoredReasoning]:
     """Read scored reasonings, JSON lines or Parquet. Raises `DataError` with file and line (of Parquet: row)."""
     rows = []
-    for line, record in _records(path):
+    for line, record in read_records(path):
         with located(str(path), line):
             check_keys(record, _SCORE_KEYS)
             score = record.get("score")
@@ -73,17 +78,17 @@ def read_scores(path: str | Path) -> list[ScoredReasoning]:
 
 def read_dimensions(path: str | Path, count: int) -> list[str]:
     """Return the dimension of each of `count` pairs of a Parquet file; blanks where the file does not say."""
-    if not _is_parquet(path) or "dimension" not in pq.read_schema(path).names:
+    if not is_parquet(path):
         return [""] * count
-    return [value or "" for value in pq.read_table(path, columns=["dimension"])["dimension"].to_pylist()]
+    return [row.get("dimension", "") for row in parquet_rows(path, ("dimension",))]
 
 
 def read_groups(path: str | Path, pairs: Sequence[PreferencePair]) -> dict[str, str]:
     """Return the `Groups` of the pairs of a file: those that the starter made are held out by their `problem_id`."""
-    if not _is_parquet(path) or "source" not in pq.read_schema(path).names:
+    if not is_parquet(path):
         return {}
-    sources = pq.read_table(path, columns=["source"])["source"].to_pylist()
-    made = (pair for pair, source in zip(pairs, sources, strict=True) if source == "starter")
+    rows = parquet_rows(path, ("source",))
+    made = (pair for pair, row in zip(pairs, rows, strict=True) if row.get("source") == "starter")
     return {pair.prompt: pair.problem_id for pair in made if pair.problem_id}
 
 
@@ -174,26 +179,3 @@ def problems_of(rows: Sequence[Row]) -> list[Text]:
             name = getattr(row, "problem_id", "") or " ".join(row.prompt.split())[:40]
             seen[row.prompt] = Text(name, row.prompt)
     return list(seen.values())
-
-
-def _records(path: str | Path) -> Any:
-    """Yield (line or row from 1, record) of JSON lines or Parquet."""
-    if not _is_parquet(path):
-        yield from read_records(path)
-        return
-    try:
-        table = pq.read_table(path)
-    except pa.ArrowException as error:
-        raise DataError(f"is no usable Parquet file: {error}. Copy it again.", str(path)) from error
-    if not table.num_rows:
-        raise DataError("holds no records. Check that the file was written to its end.", str(path))
-    yield from enumerate(table.to_pylist(), start=1)
-
-
-def _is_parquet(path: str | Path) -> bool:
-    """Whether a file begins as Parquet does; a file that cannot be opened does not."""
-    try:
-        with Path(path).open("rb") as file:
-            return file.read(4) == _PARQUET_MAGIC
-    except OSError:
-        return False  # the reader of JSON lines says why it cannot be read

@@ -18,7 +18,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pgrpo_ray.data.arrow import Column
-from pgrpo_ray.data.records import check_keys, located, read_records, require, require_text
+from pgrpo_ray.data.records import (
+    check_keys,
+    is_parquet,
+    located,
+    open_parquet,
+    parquet_rows,
+    read_records,
+    require,
+    require_text,
+)
 from pgrpo_ray.errors import DataError
 from pgrpo_ray.obs.disk import whole_file
 from pgrpo_ray.types import PreferencePair
@@ -58,7 +67,6 @@ PAIR_SCHEMA = pa.schema([pa.field(c.name, c.type, nullable=c.null_means is not N
 """Of the Parquet file. `describe_columns` says what each column means."""
 
 _KEYS = ("prompt", "better", "worse", "kind", "problem_id", "difficulty")
-_PARQUET_MAGIC = b"PAR1"
 _ROWS = 1000
 """Rows of a row group: a few MiB of text, so that neither writing nor reading holds the whole file."""
 
@@ -129,7 +137,7 @@ def sample_pairs(path: str | Path, limit: int, seed: int) -> list[PreferencePair
 
 
 def _pairs(path: Path) -> Iterator[PreferencePair]:
-    records = _parquet_records(path) if _is_parquet(path) else read_records(path)
+    records = _parquet_records(path) if is_parquet(path) else read_records(path)
     for line, record in records:
         with located(str(path), line):
             pair = _pair(record)
@@ -149,32 +157,15 @@ def _pair(record: dict[str, Any]) -> PreferencePair:
     return pair
 
 
-def _is_parquet(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            return file.read(4) == _PARQUET_MAGIC
-    except OSError as error:
-        message = f"cannot be read ({error.strerror}). Give the path of a .parquet or .jsonl file of pairs."
-        raise DataError(message, str(path)) from error
-
-
 def _parquet_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (row from 1, what a pair is made of); other columns stay on disk."""
+    with open_parquet(path) as file:
+        there = set(file.schema_arrow.names)
+    if missing := [key for key in _KEYS[:3] if key not in there]:
+        raise DataError(f"has no column {missing[0]!r}. A file of pairs needs prompt, better, worse.", str(path))
     row = 0
-    try:
-        with pq.ParquetFile(path) as file:
-            there = set(file.schema_arrow.names)
-            if missing := [key for key in _KEYS[:3] if key not in there]:
-                raise DataError(
-                    f"has no column {missing[0]!r}. A file of pairs needs prompt, better, worse.", str(path)
-                )
-            for batch in file.iter_batches(_ROWS, columns=[key for key in _KEYS if key in there]):
-                for record in batch.to_pylist():
-                    row += 1
-                    optional = {key: record[key] or "" for key in _KEYS[3:] if key in record}
-                    yield row, record | optional
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"is a damaged Parquet file ({error}). Make or copy it again.", str(path)) from error
+    for row, record in enumerate(parquet_rows(path, _KEYS), start=1):
+        yield row, dict.fromkeys(_KEYS[:3]) | record
     if not row:
         raise DataError("holds no pairs. Look into the report of the job that wrote it.", str(path))
 

@@ -174,7 +174,16 @@ class BucketReceiver:
                 f"bucket {bucket.index} of version {bucket.version} arrived, but bucket {due} of version {arriving} "
                 "was due."
             )
+        if len(bucket.entries) != len(bucket.data):
+            raise WeightSyncError(
+                f"version {bucket.version}: bucket {bucket.index} names {len(bucket.entries)} parameters and has "
+                f"{len(bucket.data)}."
+            )
         for entry, data in zip(bucket.entries, bucket.data, strict=True):
+            if not isinstance(getattr(torch, entry.dtype, None), torch.dtype):
+                raise WeightSyncError(f"version {bucket.version}: {entry.name} is of {entry.dtype!r}, no dtype.")
+            if data.dtype != np.uint8 or data.ndim != 1 or not data.flags.c_contiguous:
+                raise WeightSyncError(f"version {bucket.version}: {entry.name} did not arrive as bytes.")
             if data.nbytes != entry.num_bytes:
                 raise WeightSyncError(
                     f"version {bucket.version}: {entry.name} has {data.nbytes} bytes, its {entry.dtype} "

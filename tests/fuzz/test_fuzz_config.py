@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from fuzzing import JUNK, as_file, damaged, edited, fuzz, growth, nested, shuffled_lines
-from hypothesis import example, given
+from fuzzing import as_file, damaged, edited, fuzz, growth, nested, shuffled_lines
+from hypothesis import given
 from hypothesis import strategies as st
 
-from pgrpo_ray.config import RunConfig, apply_override, derive, dump_tree, load_tree, parse_tree
+from pgrpo_ray.config import RunConfig, derive, dump_tree, load_tree, parse_tree
 from pgrpo_ray.config.data_preparation import PreparationConfig
 from pgrpo_ray.config.evaluation_job import EvaluationConfig
 from pgrpo_ray.config.lcb_rb import LcbRbConfig, ProbeConfig, ScoreConfig
@@ -28,8 +28,9 @@ SEEDS = [*FILES, *WHOLE]
 VALUES = [yaml.safe_load(seed) for seed in SEEDS]
 TOKENS = [
     b"&a [*a, *a]", b"*a", b"&a x", b"<<", b"? ", b"- ", b"|", b"!!int x", b"!!float ''", b"!!bool x", b"!!timestamp x",
-    b"!!binary x", b"!!set {a, b}", b"!!python/object:os.system x", b"!x y", b"2001-13-45", b"0000-00-00", b"0x_", b"0b",
-    b"190:20:30", b".inf", b".nan", b"1e400", b"0x" + b"f" * 4000, b"9" * 5000, b"'1e5'", b"'~'", b"~nobody-here/x",
+    b"!!binary x", b"!!set {a, b}", b"!!python/object:os.system x", b"!x y", b"2001-13-45", b"0000-00-00",
+    b"0x_", b"0b", b"190:20:30", b".inf", b".nan", b"1e400", b"0x" + b"f" * 4000, b"9" * 5000, b"'1e5'", b"'~'",
+    b"~nobody-here/x",
     b"\"~\\0\"", b"\"\\ud83d\\ude00\"", b"\xef\xbb\xbf", b"\xff", b"\x00", b"\x85", b"\xe2\x80\xa8", b"{a: {b: c}}",
     b"[1, [2]]", nested(400).encode(), nested(400, "{a: ", "}").encode(), b"%YAML 9.9", b"---", b"...", b"\t",
 ]  # fmt: skip
@@ -130,7 +131,7 @@ def test_text_that_looks_like_something_else_is_written_as_text(name):
 
 @pytest.mark.parametrize("path", ["~nobody-here/runs", "~\0"])
 def test_nobodys_home_is_refused_with_its_key(path):
-    with pytest.raises(ConfigError, match="run.dir: .* names nobody's home") as caught:
+    with pytest.raises(ConfigError, match=r"run\.dir: .* names nobody's home") as caught:
         parse_tree(RunConfig, {"run": {"dir": path}})
     assert caught.value.path == "run.dir"
 

@@ -22,7 +22,7 @@ from pgrpo_ray.data.own_format import problem_from_json, problem_to_json
 from pgrpo_ray.errors import DataError
 
 MATHS = {"problem": "1 + 1?", "solution": "It is $\\boxed{2}$.", "answer": "2"}
-LCB_CASES = [{"input": "[1, 2]\n\"a\"", "output": "true", "testtype": "functional"}]
+LCB_CASES = [{"input": '[1, 2]\n"a"', "output": "true", "testtype": "functional"}]
 
 
 def packed(data: bytes) -> str:
@@ -35,7 +35,8 @@ RECORDS = {
         {
             "id": "double",
             "prompt": "Print twice the number.",
-            "tests": {"style": "stdin", "checker": "lines", "language": "cpp", "cases": [{"input": "2", "any_of": ["4"]}]},
+            "tests": {"style": "stdin", "checker": "lines", "language": "cpp", "cases": [{"input": "2",
+            "any_of": ["4"]}]},
             "limits": {"cpu_s": 1, "wall_s": 2.5, "memory_mib": 128, "output_kib": 64},
             "metadata": {"float_tolerance": 1e-6},
         },
@@ -88,7 +89,8 @@ RECORDS = {
     ],
     "deepcoder": [
         {"problem": "p", "tests": json.dumps({"inputs": ["1"], "outputs": ["2"]}), "difficulty": 3},
-        {"problem": "p", "tests": {"fn_name": "f", "inputs": [[[1, 2]]], "outputs": [[3]]}, "starter_code": "def f(a):"},
+        {"problem": "p", "tests": {"fn_name": "f", "inputs": [[[1, 2]]], "outputs": [[3]]},
+        "starter_code": "def f(a):"},
         {"problem": "p", "tests": [{"type": "function_call", "fn_name": "f", "input": [1], "output": {"a": 1}}]},
         {"problem": "p", "tests": [{"testtype": "functional", **LCB_CASES[0]}], "metadata": {"func_name": "f"}},
         {"problem": "p", "tests": json.dumps([{"input": "1", "output": ["2"]}])},
@@ -105,7 +107,10 @@ def lines_of(records: list) -> bytes:
 
 
 def parquet_of(records: list) -> bytes:
-    rows = [{key: value if isinstance(value, str | int) else json.dumps(value) for key, value in one.items()} for one in records]
+    rows = [
+        {key: value if isinstance(value, str | int) else json.dumps(value) for key, value in one.items()}
+        for one in records
+    ]
     sink = io.BytesIO()
     parquet.write_table(pa.Table.from_pylist(rows), sink)
     return sink.getvalue()
@@ -170,17 +175,28 @@ def test_edited_records(format):
 
 
 @fuzz(400)
-@given(damaged(LINES, [b"\n", b"[", b"]", b"{}", b",", b"NaN", b"1e999", b"\\ud800", nested(900).encode(), b"\xef\xbb\xbf"]))
+@given(
+    damaged(
+        LINES, [b"\n", b"[", b"]", b"{}", b",", b"NaN", b"1e999", b"\\ud800", nested(900).encode(), b"\xef\xbb\xbf"]
+    )
+)
 def test_damaged_lines(data):
     for format in NAMES:
         load(data, format)
 
 
-CONTAINERS = [gzip.compress(LINES[0]), json.dumps(RECORDS["jsonl"], indent=1).encode(), *map(parquet_of, RECORDS.values())]
+CONTAINERS = [
+    gzip.compress(LINES[0]),
+    json.dumps(RECORDS["jsonl"], indent=1).encode(),
+    *map(parquet_of, RECORDS.values()),
+]
 
 
 @fuzz(300)
-@given(damaged(CONTAINERS, [b"PAR1", b"\x1f\x8b", b"\x00" * 9, b"\xff" * 9]) | st.binary(max_size=80), st.sampled_from(NAMES))
+@given(
+    damaged(CONTAINERS, [b"PAR1", b"\x1f\x8b", b"\x00" * 9, b"\xff" * 9]) | st.binary(max_size=80),
+    st.sampled_from(NAMES),
+)
 def test_damaged_containers(data, format):
     load(data, format)
 

@@ -13,17 +13,19 @@ from pgrpo_ray.reward_model.od.answers import FAILURES, parse_answer
 from pgrpo_ray.types import TestStyle
 
 SEEDS = [
-    "<think>count up</think>\n<answer>\nprint(1)\n</answer>".encode(),
-    "<think>a\n</think> <answer>```python\n    return 1\n```</answer> ".encode(),
-    r"so <think>x</think><answer>\boxed{\frac{1}{2}} and \fbox{\text{east}}</answer>".encode(),
-    "```py\nx\n```\n````\ny\n````".encode(),
+    b"<think>count up</think>\n<answer>\nprint(1)\n</answer>",
+    b"<think>a\n</think> <answer>```python\n    return 1\n```</answer> ",
+    rb"so <think>x</think><answer>\boxed{\frac{1}{2}} and \fbox{\text{east}}</answer>",
+    b"```py\nx\n```\n````\ny\n````",
     r"$1\,234.5e-3$, √(2) 3² 52₈ \dfrac 1 2, (52)_{8}, 52 \text{ (base eight)}, 1 1/2, \left( ½, ∞ \right]".encode(),
-    "Side A: sound\nSide B: flawed\nBetter: A\n<reasoning>I cannot help with this request.</reasoning>".encode(),
+    b"Side A: sound\nSide B: flawed\nBetter: A\n<reasoning>I cannot help with this request.</reasoning>",
 ]
 PIECES = [
     *TAGS, "<think", "think>", "<reasoning>", "</reasoning>", "```", "````", "~~~", "`", "\n", "\r\n", " ", "\t", "x",
-    "\\boxed{", "\\fbox{", "{", "}", "\\{", "\\", "$", "\\text{", "\\frac", "\\!", "\\,", "~", "_", "^", "(", ")", ".", ",",
-    "0", "1", "12", "1 234", "e5", "-", "1 1/2", "½", "√", "²", "₈", "\N{FRACTION SLASH}", "٣", "I'm sorry", "Verdict A: sound",
+    "\\boxed{", "\\fbox{", "{", "}", "\\{", "\\", "$", "\\text{", "\\frac", "\\!", "\\,", "~", "_", "^", "(", ")",
+    ".", ",",
+    "0", "1", "12", "1 234", "e5", "-", "1 1/2", "½", "√", "²", "₈", "\N{FRACTION SLASH}", "٣", "I'm sorry",
+    "Verdict A: sound",
     "A: sound", "B: flawed", "Better: B", "\u2028", "\0", "\ud800", "\x1c", "\x85",
 ]  # fmt: skip
 TEXT = st.lists(st.sampled_from(PIECES) | st.text(max_size=3), max_size=25).map("".join)
@@ -110,9 +112,12 @@ READERS = {
 }
 HOSTILE = [
     *("<think>", "</think>", "<answer>", "```", "```\n", "```a", "`", " ", "\n", "\r", "\\", "{", "}", "\\boxed{"),
-    *("\\text{", "\\text{ ", "$", "1", "1 ", "1 1/", "1,", "123 ", "1.", "(", "( ", "_", "_{", "√(", "√ ", "²", "½", "1_", "e"),
-    *("1e", "\\!", "\\! ", "\\frac", "1\\frac{", "1 \\frac1", "base", "1 (base ", "~", "\\,", "I'm ", "A: sound\n", "<think> "),
-    *("1⁄", "a", "\\text{a}", "(A)", ".1", "-", "```a\n", "\n```", "1 1/2", "1_1", "1 \\frac{1}{2}", "52 base 8 "),
+    *("\\text{", "\\text{ ", "$", "1", "1 ", "1 1/", "1,", "123 ", "1.", "(", "( ", "_", "_{", "√(", "√ ", "²", "½",
+    "1_", "e"),
+    *("1e", "\\!", "\\! ", "\\frac", "1\\frac{", "1 \\frac1", "base", "1 (base ", "~", "\\,", "I'm ", "A: sound\n",
+    "<think> "),
+    *("1\N{FRACTION SLASH}", "a", "\\text{a}", "(A)", ".1", "-", "```a\n", "\n```", "1 1/2", "1_1", "1 \\frac{1}{2}",
+    "52 base 8 "),
 ]  # fmt: skip
 
 
@@ -129,7 +134,9 @@ def test_time_is_linear(name):
     assert growth(run, lambda size: text(*worst, size), 25_000) < 3.2, worst
 
 
-@pytest.mark.parametrize("text", ["1 " + "9" * 5000 + "/7", "1 \\frac{7}{" + "9" * 5000 + "}", "52_{" + "8" * 5000 + "}"])
+@pytest.mark.parametrize(
+    "text", ["1 " + "9" * 5000 + "/7", "1 \\frac{7}{" + "9" * 5000 + "}", "52_{" + "8" * 5000 + "}"]
+)
 def test_numbers_longer_than_python_reads_are_left_as_they_are(text):
     """CPython refuses to make integers of more than 4300 digits."""
     check_answers(text)

@@ -28,7 +28,8 @@ EASY = Problem("e", "p", TestStyle.STDIN, (StdinCase("1", "yes"), StdinCase("2",
 
 def result(**fields):
     return {
-        "status": "ok", "fresh": True, "wall_ms": 2.5, "cpu_ms": 1, "peak_kib": 9000, "detail": "", "signal": 0, **fields
+        "status": "ok", "fresh": True, "wall_ms": 2.5, "cpu_ms": 1, "peak_kib": 9000, "detail": "", "signal": 0,
+        **fields
     }  # fmt: skip
 
 
@@ -67,7 +68,8 @@ def pieces(data: bytes, sizes=(5, 100, 1), streams=(1, 1, 2)) -> bytes:
 FRAMES = [frame(one) for one in ANSWERS]
 SEEDS = [b"s" + one for one in FRAMES] + [b"S" + pieces(one) for one in FRAMES]
 TOKENS = [
-    b"\xff\xff\xff\xff", b"\0\0\0\0", b"NaN", b"Infinity", b"-1", b"1e999", b"null", b"{}", b"[]", b'"fault":', b"9" * 5000,
+    b"\xff\xff\xff\xff", b"\0\0\0\0", b"NaN", b"Infinity", b"-1", b"1e999", b"null", b"{}", b"[]", b'"fault":',
+    b"9" * 5000,
     nested(3000).encode(), b"\\ud800", b"\xff", b'"id": "7"', b'"id": "8"', b"true",
 ]  # fmt: skip
 
@@ -124,6 +126,7 @@ def test_frames_left_out_doubled_and_reordered(data, multiplexed):
 @example(answer(result(output="yes", cpu_ms=math.nan), result(output="yes")))
 @example(answer(result(output="yes", cpu_ms=True), result(output="yes")))
 @example(answer(result(), result(output="yes")))
+@example(answer(result(output="yes", peak_kib=10**400), result(output="yes", wall_ms=1e308)))
 def test_a_pass_is_earned_by_every_case(value):
     """Said again without the package's own rules: what an answer must hold for a program to have passed."""
     try:
@@ -160,11 +163,14 @@ class Place:
 
 NONCE = b"0f" * 16
 STATEMENTS = [
-    b"value 3\n[1]", b"end 6\n0 2\nno", b"end 4\n1 0\n", b"held 0\n", b"failed 1\nx", b"error 3\nbad", b"output_limit 0\n",
-    b"done 0\n", b"confined 1\n7", b"fault 1\nx", b"end 3\n\xff\xfe\xfd", b"end 99999999\n", b"end 11\n0 999999999", b"nothing 0\n",
+    b"value 3\n[1]", b"end 6\n0 2\nno", b"end 4\n1 0\n", b"held 0\n", b"failed 1\nx", b"error 3\nbad",
+    b"output_limit 0\n",
+    b"done 0\n", b"confined 1\n7", b"fault 1\nx", b"end 3\n\xff\xfe\xfd", b"end 99999999\n", b"end 11\n0 999999999",
+    b"nothing 0\n",
 ]  # fmt: skip
 SAID = st.lists(
-    st.sampled_from([NONCE + b" " + one for one in STATEMENTS] + [NONCE, b" ", b"\n", b"stray"]) | st.binary(max_size=5),
+    st.sampled_from([NONCE + b" " + one for one in STATEMENTS] + [NONCE, b" ", b"\n", b"stray"])
+    | st.binary(max_size=5),
     max_size=8,
 ).map(b"".join)
 
@@ -186,7 +192,7 @@ def test_what_a_program_says_of_itself_earns_no_pass(said, problem, step):
             link.data += said[at : at + step]
             session.listen(link)
     finally:
-        for fd in (session.open if session.out is None else ()):
+        for fd in session.open if session.out is None else ():
             os.close(fd)
     while len(session.results) < len(session.cases) and session.stop is None:
         session.note("exit", "ended early")

@@ -6,7 +6,7 @@ of that name is always whole. `FIELDS` is both schema and documentation; `docs/l
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -122,7 +122,7 @@ def read_pairs(path: str | Path) -> list[ReasoningPair]:
     """
     pairs: list[ReasoningPair] = []
     lines: dict[str, int] = {}
-    for line, record in _records(path):
+    for line, record in read_records(path):
         with located(str(path), line):
             pair = _pair(record)
             _refuse_twice(pair.id, lines, line)
@@ -138,7 +138,7 @@ def read_scored_pairs(path: str | Path) -> list[ScoredPair]:
     """
     pairs: list[ScoredPair] = []
     lines: dict[str, int] = {}
-    for line, record in _records(path):
+    for line, record in read_records(path):
         with located(str(path), line):
             pair = _scored(record, line)
             _refuse_twice(pair.id, lines, line)
@@ -213,34 +213,6 @@ def _refuse_twice(identity: str, lines: dict[str, int], line: int) -> None:
     if identity in lines:
         raise DataError(f"pair {identity!r} stands already on line {lines[identity]}. Keep one.")
     lines[identity] = line
-
-
-def _records(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (line or row from 1, record) of a JSON or Parquet file."""
-    if Path(path).suffix.lower() == ".parquet":
-        yield from _parquet(path)
-    else:
-        yield from read_records(path)
-
-
-def _parquet(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    try:
-        with parquet.ParquetFile(path) as file:
-            if not file.metadata.num_rows:
-                raise DataError("holds no rows. Check the path.", str(path))
-            row = 0
-            for batch in file.iter_batches(batch_size=1024):
-                for record in batch.to_pylist():
-                    row += 1
-                    yield row, {key: value for key, value in record.items() if value is not None}
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise DataError(f"cannot be read ({reason}). Give the path of a Parquet file.", str(path)) from error
-    except pa.ArrowException as error:
-        raise DataError(f"is no whole Parquet file ({error}). Copy it again.", str(path)) from error
 
 
 def describe_fields() -> str:

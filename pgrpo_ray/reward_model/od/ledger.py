@@ -102,7 +102,7 @@ class Ledger:
             return
         try:
             before = dict(json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise DataError("is damaged. Remove the folder, or set pairs.work=FOLDER.", str(path)) from error
         differs = [
             f"{name} was {before.get(name)!r} and is {decides.get(name)!r}"
@@ -126,7 +126,9 @@ class Ledger:
                     break
                 try:
                     key = json.loads(raw)["key"]
-                except (ValueError, KeyError, TypeError) as error:
+                    if not isinstance(key, str):
+                        raise TypeError("a key is text")
+                except (ValueError, KeyError, TypeError, RecursionError) as error:
                     message = "is damaged: no record of a request. Remove this line, and its request is asked again."
                     raise DataError(message, str(self._file), number) from error
                 self._places.setdefault(key, self._end)
