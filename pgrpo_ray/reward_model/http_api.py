@@ -243,7 +243,8 @@ class Door:
         length = headers.get(b"content-length", b"")
         if not length.isdigit():
             return failure(411, "length_required", "Send the body with Content-Length, not in chunks.")
-        size = int(length[:20])  # of thousands of digits CPython makes no integer, and 20 are too large already
+        # Of thousands of digits CPython makes no integer, and 20 are too large already.
+        size = int(length.lstrip(b"0")[:20] or 0)
         if size > self._max_bytes:
             return failure(413, "too_large", f"The body has {size} bytes, at most {self._max_bytes} are read.")
         return None

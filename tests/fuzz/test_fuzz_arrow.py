@@ -1,6 +1,9 @@
 """Arrow on the wire and on disk, damaged: `DataError`, or a table whose every value can be read."""
 
+import struct
+
 import pyarrow as pa
+import pytest
 from fuzzing import as_file, damaged, fuzz
 from hypothesis import given
 from hypothesis import strategies as st
@@ -55,3 +58,22 @@ def use(table) -> None:
 @given(damaged(SEEDS, ODD) | st.binary(max_size=60))
 def test_damaged_tables(data):
     read(data)
+
+
+@pytest.mark.parametrize("column", [["x" * 7777], [list(range(7777))]])
+def test_offsets_beyond_the_buffer_are_refused_and_not_followed(column):
+    """Arrow follows them: without the check, reading a value ends the process."""
+    table, sink = pa.table({"a": column}), pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    stream, file = (moved(buffer.to_pybytes()) for buffer in (arrow.to_wire(table), sink.getvalue()))
+    with pytest.raises(DataError, match="no whole Arrow stream"):
+        arrow.from_wire(pa.py_buffer(stream))
+    with pytest.raises(DataError, match="not a whole Arrow IPC file"):
+        arrow.read_ipc(as_file(file, "offsets.arrow"))
+
+
+def moved(data: bytes) -> bytes:
+    offsets = struct.pack("<ii", 0, 7777)
+    assert data.count(offsets) == 1
+    return data.replace(offsets, struct.pack("<ii", 0, 1 << 28))

@@ -8,7 +8,7 @@ from fuzzing import as_file, damaged, edited, fuzz, growth, nested, shuffled_lin
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgrpo_ray.config import RunConfig, derive, dump_tree, load_tree, parse_tree
+from pgrpo_ray.config import RunConfig, apply_override, derive, dump_tree, load_tree, parse_tree
 from pgrpo_ray.config.data_preparation import PreparationConfig
 from pgrpo_ray.config.evaluation_job import EvaluationConfig
 from pgrpo_ray.config.lcb_rb import LcbRbConfig, ProbeConfig, ScoreConfig
@@ -142,3 +142,33 @@ def test_keys_are_compared_in_linear_time():
             load_tree(RunConfig, as_file(text.encode()))
 
     assert growth(load, lambda size: "\n".join(f"k{n}: 1" for n in [*range(size), 17]), 2000) < 3
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "2001-13-45",
+        "0x_",
+        "0b_",
+        "9" * 5000,
+        "0x" + "f" * 20,
+        "!!int x",
+        "!!int ''",
+        "!!float x",
+        "!!bool x",
+        "!!timestamp x",
+    ],
+)
+def test_what_yaml_stumbles_over_is_no_valid_yaml(value):
+    for load in (
+        lambda: load_tree(RunConfig, as_file(f"run: {{seed: {value}}}".encode())),
+        lambda: apply_override({}, f"run.seed={value}"),
+    ):
+        with pytest.raises(ConfigError, match="not valid YAML"):
+            load()
+
+
+def test_long_values_are_quoted_in_part():
+    with pytest.raises(ConfigError, match=r"run\.steps") as caught:
+        parse_tree(RunConfig, {"run": {"steps": [["x" * 10_000] * 10_000]}})
+    assert len(str(caught.value)) < 3000

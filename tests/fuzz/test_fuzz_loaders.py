@@ -138,8 +138,8 @@ def load(data: bytes, format: str) -> None:
         return
     assert len({problem.id for problem in problems}) == len(problems)
     for problem in problems:
-        repr(problem).encode("utf-8")  # half a character would break whoever sends it on
-        again = json.loads(json.dumps(problem_to_json(problem)))
+        text = json.dumps(problem_to_json(problem), ensure_ascii=False)
+        again = json.loads(text.encode("utf-8"))  # half a character would break whoever sends it on
         if format == "jsonl":
             assert problem_from_json(again) == problem
 
@@ -172,6 +172,12 @@ def test_edited_records(format):
         load(lines_of([record]), format)
 
     property()
+
+
+def test_a_kind_of_test_that_is_no_word_is_refused():
+    file = as_file(lines_of([{"problem": "p", "tests": [{"type": [], "input": "1", "output": "2"}]}]))
+    with pytest.raises(DataError, match=r"'tests\[0\]' is of type \[\]"):
+        load_problems(file, "deepcoder")
 
 
 @fuzz(400)

@@ -3,8 +3,10 @@
 import io
 import json
 import shutil
+from dataclasses import asdict
 
 import pyarrow as pa
+import pytest
 from fuzzing import FOLDER, as_file, damaged, edited, fuzz, nested
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -53,8 +55,8 @@ def read(data: bytes) -> None:
             except DataError as error:
                 assert error.file == str(file)
                 continue
-            repr(rows).encode("utf-8")
             assert rows
+            json.dumps([asdict(row) for row in rows], ensure_ascii=False).encode("utf-8")
 
 
 def read_all_pairs(file):
@@ -114,6 +116,14 @@ def test_columns_of_odd_types(record, data):
     except (pa.ArrowException, OSError):
         return
     read(sink.getvalue())
+
+
+def test_a_day_that_python_has_not_is_damage():
+    far, sink = pa.array([2**31 - 1], pa.int32()).cast(pa.date32()), io.BytesIO()
+    parquet.write_table(pa.table({"prompt": ["p"], "better": far, "worse": ["w"]}), sink)
+    for reader in (read_pairs, corpus.read_scores, schema.read_pairs):
+        with pytest.raises(DataError, match="damaged Parquet"):
+            reader(as_file(sink.getvalue()))
 
 
 KEPT = [{"key": f"k{number}", "text": f"line\n{number} \u2028"} for number in range(4)]
