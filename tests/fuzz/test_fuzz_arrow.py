@@ -60,7 +60,7 @@ def test_damaged_tables(data):
     read(data)
 
 
-@pytest.mark.parametrize("column", [["x" * 7777], [list(range(7777))]])
+@pytest.mark.parametrize("column", [["x" * 7777, "y" * 5], [list(range(7777)), [1] * 5]])
 def test_offsets_beyond_the_buffer_are_refused_and_not_followed(column):
     """Arrow follows them: without the check, reading a value ends the process."""
     table, sink = pa.table({"a": column}), pa.BufferOutputStream()
@@ -74,6 +74,6 @@ def test_offsets_beyond_the_buffer_are_refused_and_not_followed(column):
 
 
 def moved(data: bytes) -> bytes:
-    offsets = struct.pack("<ii", 0, 7777)
+    offsets = struct.pack("<iii", 0, 7777, 7782)
     assert data.count(offsets) == 1
-    return data.replace(offsets, struct.pack("<ii", 0, 1 << 28))
+    return data.replace(offsets, struct.pack("<iii", 0, 1 << 28, 7782))
