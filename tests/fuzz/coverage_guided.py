@@ -1,6 +1,6 @@
 """Fuzz one target guided by coverage: what reaches new lines is kept and changed further. No part of pytest.
 
-    pip install atheris            # wheels for CPython 3.11 to 3.13 on Linux; into an environment of its own
+    pip install atheris            # 3.0.0, for Linux; into an environment of its own
     python tests/fuzz/coverage_guided.py config --seconds 300
 
 Runs `read` of `test_fuzz_<target>.py` over changes of its `SEEDS`; an undeclared error ends it with the traceback, and
