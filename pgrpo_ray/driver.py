@@ -234,11 +234,12 @@ class Driver:
             )
 
     def _state(self) -> RunState:
+        """What the driver knows; the metrics up to here are on the disk."""
+        self._log.sync()
         return RunState(
             step=self._steps,
             policy_version=self._policy_version,
             before=None if self._before is None else SavedEstimate(**self._before._asdict()),
-            metrics_bytes=self._log.position(),
             config=self._config.model_dump(mode="json"),
             data=self._data,
             **self._backlog.state(),
@@ -399,9 +400,10 @@ class Driver:
         span = self._timeline.begin("sync", f"version {self._policy_version}")
         while True:
             self._flow.until(lambda: self._crew.started)  # one at least
-            if self._publish_to(self._crew.started, self._flow.wait_any):
+            workers = self._crew.started
+            if self._publish_to(workers, self._flow.wait_any):
                 break
-        self._crew.published()
+        self._crew.published(workers)
         self._timeline.end(span)
 
     def _admit(self) -> None:

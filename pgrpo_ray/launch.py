@@ -122,7 +122,7 @@ class Training:
             self.display.note("all roles are started again")
             resumed = self._go_back(checkpoint)
             if checkpoint is None:
-                self.log.rewind(0, 0)
+                self.log.rewind(0)
                 self.display.note("there is no checkpoint yet, so the run begins again")
 
     def _fleet(self, checkpoint: Checkpoint | None) -> contextlib.AbstractContextManager[Fleet]:
@@ -150,7 +150,7 @@ class Training:
                 f"{checkpoint.folder} was written by a run on other problems: their file has changed, or their order. "
                 "Put the old one back, or start a new run from the policy of this one."
             )
-        if aside := self.log.rewind(state.step, state.metrics_bytes):
+        if aside := self.log.rewind(state.step):
             self.display.note(f"what was written after step {state.step} is now in {aside}")
         if later := CheckpointStore(self.config.checkpoint_root).supersede(state.step):
             self.display.note(f"later checkpoints are not gone on from: {', '.join(later)}")

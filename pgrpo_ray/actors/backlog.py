@@ -180,7 +180,8 @@ class Backlog:
                 rollouts, verdicts, *held = bring_back.remote(checkpoint.folder, saved.file)
                 scalars, thinking = self._flow.get(held, timeout_s, "recorder")
                 scoring = Scoring(rollouts, thinking.num_rows, [], [], 0.0, None, thinking)
-                done = Shipment(None, Judging(rollouts, verdicts, None, (), 0.0, 0.0), None, scoring, scalars)
+                judging = Judging(rollouts, verdicts, None, (), 0.0, 0.0)
+                done = Shipment(None, judging, scoring=scoring, scalars=scalars)
             requests = self._requests_again(saved.requests)
             demand = self._flow.restore(requests, section.group_size, section.temperature, saved.version, done)
             if [group.request.number for group in demand.done] != saved.done:

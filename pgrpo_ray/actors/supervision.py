@@ -139,12 +139,12 @@ class Supervisor:
         """
         waiting = [worker.actor for worker in self._workers if worker.actor in self.started and not worker.serves]
         if waiting and publish(waiting):
-            self.published()
+            self.published(waiting)
 
-    def published(self) -> None:
-        """All `started` workers have been given the newest weights."""
+    def published(self, actors: Sequence[Any]) -> None:
+        """These have been given the newest weights."""
         for worker in self._workers:
-            if worker.actor is not None and worker.starting is None and not worker.serves:
+            if worker.actor in actors and not worker.serves:
                 worker.serves = True
                 self._note(f"{worker.name} samples again")
 

@@ -70,8 +70,6 @@ class RunState(_Record):
     settled: dict[str, int]
     """Rollouts in the ledger, by fate."""
     before: SavedEstimate | None
-    metrics_bytes: int = Field(ge=0)
-    """How far `metrics.jsonl` had been written."""
     config: dict[str, Any]
     """Of the run that wrote it."""
     data: str

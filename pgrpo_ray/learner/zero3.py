@@ -87,7 +87,7 @@ class Zero3Engine:
         settings = engine_settings(dtype, section, frozen)
         # transformers holds only a weak reference: without ours the model would load whole on every rank.
         self._hf_settings = HfDeepSpeedConfig(settings)
-        self.tokenizer = AutoTokenizer.from_pretrained(model)
+        self.tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
         if score_head_seed is None:
             self._model = _causal(model, dtype)
             module: torch.nn.Module = SampledPolicy(self._model)
@@ -321,7 +321,9 @@ def _causal(model: str, dtype: str) -> torch.nn.Module:
     """Load the policy; inside `zero.Init`, as `HfDeepSpeedConfig` is alive."""
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype))
+    return AutoModelForCausalLM.from_pretrained(
+        model, dtype=getattr(torch, dtype), use_safetensors=True, trust_remote_code=False
+    )
 
 
 def _classifier(model: str, dtype: str, tokenizer: Any, seed: int) -> torch.nn.Module:
@@ -330,7 +332,12 @@ def _classifier(model: str, dtype: str, tokenizer: Any, seed: int) -> torch.nn.M
     from transformers import AutoModelForSequenceClassification
 
     module, info = AutoModelForSequenceClassification.from_pretrained(
-        model, dtype=getattr(torch, dtype), num_labels=1, output_loading_info=True
+        model,
+        dtype=getattr(torch, dtype),
+        use_safetensors=True,
+        trust_remote_code=False,
+        num_labels=1,
+        output_loading_info=True,
     )
     body = f"{module.base_model_prefix}."
     lost = sorted(name for name in info["missing_keys"] if name.startswith(body))

@@ -20,6 +20,7 @@ import json
 import math
 import os
 import shutil
+from bisect import bisect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,7 @@ class RunLog:
         self._metrics = (self.folder / "metrics.jsonl").open("a", encoding="utf-8")
         self._events = Writer(str(self.folder / "tensorboard"))
 
-    def rewind(self, step: int, metrics_bytes: int) -> Path | None:
+    def rewind(self, step: int) -> Path | None:
         """Go back to the end of `step`: move what was written afterwards to a folder of its own; return that.
 
         The event files are made again from what is left of the metrics, of which they are a view.
@@ -86,17 +87,18 @@ class RunLog:
             while (aside := self.folder / "superseded" / str(number)).exists():
                 number += 1
             metrics = self.folder / "metrics.jsonl"
-            written = metrics.read_bytes() if metrics.exists() else b""
-            if written[metrics_bytes:]:
-                aside.mkdir(parents=True, exist_ok=True)
-                (aside / metrics.name).write_bytes(written[metrics_bytes:])
-                os.truncate(metrics, metrics_bytes)
+            lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = lines[: bisect(lines, step, key=_step_of_line)]
             for path in self._written_after(step):
                 (aside / path.parent.name).mkdir(parents=True, exist_ok=True)
                 path.rename(aside / path.parent.name / path.name)
+            if lines[len(kept) :]:
+                aside.mkdir(parents=True, exist_ok=True)
+                write_whole(aside / metrics.name, "".join(lines[len(kept) :]))
+                write_whole(metrics, "".join(kept))
             shutil.rmtree(self.folder / "tensorboard", ignore_errors=True)
             self._open()
-            for line in written[:metrics_bytes].splitlines():
+            for line in kept:
                 self._add_events(json.loads(line))
             return aside if aside.exists() else None
 
@@ -106,12 +108,11 @@ class RunLog:
         later = [path for path in files if path.stem != "before" and _step_of(path) > step]
         return [*later, *(path for path in (self.folder / "model", self.folder / "summary.json") if path.exists())]
 
-    def position(self) -> int:
-        """Return how many bytes of metrics there are, once they are on the disk."""
+    def sync(self) -> None:
+        """Return once all metrics are on the disk."""
         with explain_full_disk(self.folder):
             self._metrics.flush()
             os.fsync(self._metrics.fileno())
-            return self._metrics.tell()
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append one step's numbers."""
@@ -145,6 +146,8 @@ class RunLog:
 
     def close(self) -> None:
         """Flush and release the name. Idempotent."""
+        if self._lock.closed:
+            return
         with explain_full_disk(self.folder):
             self._metrics.close()
             self._events.close()
@@ -155,6 +158,14 @@ def _step_of(path: Path) -> float:
     """The step that a file is of; that of `after.arrow` comes after all."""
     number = path.stem.removeprefix("step-")
     return int(number) if number.isdecimal() else math.inf
+
+
+def _step_of_line(line: str) -> float:
+    """The step of a line of metrics; one that was torn as its process died comes after all."""
+    try:
+        return json.loads(line)["step"]
+    except ValueError:
+        return math.inf
 
 
 def _finite(tree: Any) -> Any:

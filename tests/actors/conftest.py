@@ -2,8 +2,11 @@
 
 import pytest
 import ray
+from scripted import make_driver
 
 from pgrpo_ray.data import arrow
+
+__all__ = ["make_driver"]
 
 
 @pytest.fixture(scope="module")

@@ -192,3 +192,13 @@ def test_gpus_that_can_be_are_counted_once():
         config = parse(values)
         config.check()
         assert config.gpus == gpus
+
+
+def test_a_run_is_resumed_with_what_made_it_and_on_whatever_there_is():
+    first = parse({"run": {"steps": 10}, "learner": {"num_ranks": 2}})
+    before = first.model_dump(mode="json")
+    parse(
+        {"run": {"steps": 20, "name": "moved"}, "learner": {"num_ranks": 4}, "cluster": {"address": "auto"}}
+    ).check_resumes(before)
+    with pytest.raises(ConfigError, match=r"algo.reward \(was 'posterior', is 'linear'\), run.seed \(was 0, is 7\)"):
+        parse({"run": {"seed": 7}, "algo": {"reward": "linear"}}).check_resumes(before)

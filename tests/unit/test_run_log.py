@@ -75,3 +75,50 @@ def test_a_full_disk_is_explained_and_keeps_what_was_written(tmp_path):
         assert arrow.read_ipc(disk / "step-000001.arrow").num_rows == 10
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_resumed_run_goes_back_to_its_checkpoint_and_keeps_what_came_after(tmp_path):
+    log = RunLog(config(tmp_path))
+    for step in (1, 2, 3):
+        log.step(step, {"pass_rate": step / 10})
+        arrow.write_ipc(log.rollouts_path(step), arrow.pa.table({"step": [step]}), {})
+        arrow.write_ipc(log.ledger_path(step), arrow.pa.table({"step": [step]}), {})
+    for name in ("before", "step-000002", "step-000003", "after"):
+        arrow.write_ipc(log.evaluation_path(name), arrow.pa.table({"step": [0]}), {})
+    log.close()
+    log.close()
+    with (log.folder / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "pass_')  # the process died here
+    again = RunLog(config(tmp_path), resume=True)
+    assert again.moved_to is None
+    aside = again.rewind(2)
+    assert [json.loads(line)["step"] for line in (log.folder / "metrics.jsonl").read_text().splitlines()] == [1, 2]
+    assert (aside / "metrics.jsonl").read_text().splitlines()[1] == '{"step": 4, "pass_'
+    left = {str(path.relative_to(log.folder)) for path in log.folder.glob("*/*.arrow")}
+    assert left == {
+        *(f"{name}/step-00000{step}.arrow" for name in ("rollouts", "ledger") for step in (1, 2)),
+        "evaluations/before.arrow",
+        "evaluations/step-000002.arrow",
+    }
+    moved = {str(path.relative_to(aside)) for path in aside.rglob("*.arrow")}
+    assert moved == {
+        *(f"{name}/step-000003.arrow" for name in ("rollouts", "ledger", "evaluations")),
+        "evaluations/after.arrow",
+    }
+    again.step(3, {"pass_rate": 0.9})
+    again.close()
+    events = EventAccumulator(str(log.folder / "tensorboard")).Reload().Tensors("pass_rate")
+    assert [(event.step, round(event.tensor_proto.float_val[0], 1)) for event in events] == [
+        (1, 0.1),
+        (2, 0.2),
+        (3, 0.9),
+    ]
+    third = RunLog(config(tmp_path), resume=True)
+    assert third.rewind(2).name == "2"
+    third.close()
+
+
+def test_what_was_never_run_cannot_be_resumed(tmp_path):
+    with pytest.raises(ConfigError, match="there is no run named 'one'"):
+        RunLog(config(tmp_path), resume=True)
+    RunLog(config(tmp_path)).close()  # its name is free again

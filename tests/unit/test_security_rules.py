@@ -19,9 +19,6 @@ TREES = {
 """The package's files, parsed."""
 EXECUTING = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "marshal", "joblib", "shelve"}
 """Modules that run what they read. `pickletools` only looks at it."""
-LENIENT = {"learner/zero3.py"}
-"""Loads weights with the defaults of transformers, which open a pickle for its numbers alone and run no code of it
-(tests/unit/test_untrusted_models.py); a folder is looked at before."""
 
 
 def calls():
@@ -55,7 +52,7 @@ def test_models_bring_numbers_and_no_code():
     reading = 0
     for name, call, given, _ in calls():
         assert given.get("trust_remote_code", "False") == "False", name
-        if call.endswith(".from_pretrained") and name not in LENIENT:
+        if call.endswith(".from_pretrained"):
             reading += 1
             assert given.get("trust_remote_code") == "False", f"{name}: else transformers asks whoever sits there"
             assert not call.startswith("AutoModel") or given.get("use_safetensors") == "True", name
