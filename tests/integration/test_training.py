@@ -26,6 +26,7 @@ from transformers import AutoModelForCausalLM
 from pgrpo_ray import launch, preflight
 from pgrpo_ray.actors.group_flow import Demand, Group, Shipment
 from pgrpo_ray.actors.spawn import fleet, ray_session
+from pgrpo_ray.actors.tokenizers import check_tokenizers
 from pgrpo_ray.config import RunConfig, StarterSection, load
 from pgrpo_ray.data import arrow
 from pgrpo_ray.driver import Driver, RunResult
@@ -90,6 +91,7 @@ class Trainer:
         display = Display(Console(file=io.StringIO()))
         everything = [*problems.train, *problems.heldout]
         with ray_session(config), fleet(config, models, "docker", everything, plan.scored) as actors:
+            check_tokenizers(actors.with_tokenizer(), models.policy, 120)
             rule, heldout = plan.rule, problems.heldout
             result = driver(config, rule, problems.train, heldout, prompts, actors, log, display).run()
             log.close()
