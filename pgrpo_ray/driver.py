@@ -190,13 +190,13 @@ class Driver:
         self._display.phase("train", steps)
         self._display.advance(self._steps)
         self._display.note(f"[bold]{HEADER}[/bold]")
-        every = self._config.evaluation.every_steps
+        every, waited_s = self._config.evaluation.every_steps, 0.0
         for step in range(self._steps + 1, steps + 1):
             too_old = self._backlog.give_up_too_old(step, self._policy_version)
             self._backlog.ask_ahead(step, self._policy_version)
             if not self._backlog.asked:  # the budget of rollouts is used up
                 break
-            metrics = {**self._train_step(step), "too_old": too_old}
+            metrics = {**self._train_step(step), "too_old": too_old, "checkpoint_s": waited_s}
             self._steps = step
             self._record_ledger(step)
             if every and step % every == 0 and step < steps:
@@ -207,7 +207,7 @@ class Driver:
             self._log.step(step, metrics)
             self._display.step(step, metrics)
             self._display.advance()
-            self._checkpoint(step, metrics)
+            waited_s = self._checkpoint(step, metrics)
         if rollouts := self._backlog.give_up_the_rest(self._steps):
             self._display.note(f"{rollouts} rollouts that were asked for ahead are not needed any more")
         self._record_ledger(None)
@@ -219,19 +219,18 @@ class Driver:
         self._checkpoints.finish(self._flow.wait_any)
         return RunResult(self._before, after, self._steps, self._policy_version)
 
-    def _checkpoint(self, step: int, metrics: dict[str, float]) -> None:
-        """Begin a checkpoint where one is due, and commit the one before once it is written."""
+    def _checkpoint(self, step: int, metrics: dict[str, float]) -> float:
+        """Begin a checkpoint where one is due, and commit the one before once it is written; return the seconds that
+        the run waited for that."""
+        began = time.monotonic()
         self._checkpoints.poll()
         if self._checkpoints.due(step):
             self._display.stage("copying the learner's state")
-            value = metrics.get(self._config.checkpoint.best_by, float("nan"))
-            self._checkpoints.begin(
-                self._state(),
-                value if np.isfinite(value) else None,
-                partial(self._backlog.keep_done, self._fleet.recorder),
-                self._timeout_s,
-                self._flow.wait_any,
-            )
+            value = metrics.get(self._config.checkpoint.best_by, np.nan)
+            value = float(value) if np.isfinite(value) else None
+            keep = partial(self._backlog.keep_done, self._fleet.recorder)
+            self._checkpoints.begin(self._state(), value, keep, self._timeout_s, self._flow.wait_any)
+        return time.monotonic() - began
 
     def _state(self) -> RunState:
         """What the driver knows; the metrics up to here are on the disk."""

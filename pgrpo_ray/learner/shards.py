@@ -12,15 +12,15 @@ another number of ranks finds its part as slices of a few files. DeepSpeed's own
 converting pickles, which takes a second copy on disk; these files are never executed, and are read where they lie.
 """
 
-import json
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from safetensors import safe_open
+from pydantic import BaseModel, ConfigDict
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from pgrpo_ray.errors import CheckpointError
@@ -28,11 +28,14 @@ from pgrpo_ray.obs.checkpoints import local_copy
 
 WEIGHTS, MEANS, SQUARES = "fp32", "exp_avg", "exp_avg_sq"
 KINDS = (WEIGHTS, MEANS, SQUARES)
+_ABOUT = "pgrpo_ray"
+"""Key of the file's metadata."""
 
 
-@dataclass(frozen=True)
-class Snapshot:
-    """One rank's state, in its host's memory."""
+class About(BaseModel):
+    """What a rank's file says of itself."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     rank: int
     num_ranks: int
@@ -45,6 +48,13 @@ class Snapshot:
     skipped_in_a_row: int
     numels: dict[str, int]
     """Elements of each whole parameter."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One rank's state, in its host's memory."""
+
+    about: About
     parts: dict[str, dict[str, torch.Tensor]]
     """By kind and parameter: this rank's part, float32 [ceil(n / num_ranks)]."""
     rng: dict[str, torch.Tensor]
@@ -53,23 +63,20 @@ class Snapshot:
     @property
     def file_name(self) -> str:
         """Of its file in a checkpoint."""
-        return f"learner-{self.rank:05d}-of-{self.num_ranks:05d}.safetensors"
+        return f"learner-{self.about.rank:05d}-of-{self.about.num_ranks:05d}.safetensors"
 
     def write(self, path: Path) -> None:
         """Write it. Raises `OSError`."""
         tensors = {f"{kind}/{name}": part for kind, parts in self.parts.items() for name, part in parts.items()}
         tensors |= {f"rng/{device}": state for device, state in self.rng.items()}
-        about = {name: value for name, value in vars(self).items() if name not in ("parts", "rng")}
-        save_file(tensors, path, {"pgrpo_ray": json.dumps(about)})
+        save_file(tensors, path, {_ABOUT: self.about.model_dump_json()})
 
 
-@dataclass
-class _File:
+class _File(NamedTuple):
     """An open file of one rank."""
 
     tensors: Any
-    about: dict[str, Any]
-    names: set[str] = field(default_factory=set)
+    about: About
 
 
 class Shards:
@@ -79,20 +86,16 @@ class Shards:
         """`folder`: path or URL; `names`: of all ranks' files, in their order."""
         self._folder = folder
         self._file_names = names
-        self._stack = ExitStack()
+        self._stack = contextlib.ExitStack()
         self._files: dict[int, _File] = {}
         self.num_ranks = len(names)
 
     def __enter__(self) -> "Shards":
-        first = self._file(0).about
-        self.num_steps: int = first["num_steps"]
-        self.adam_steps: float = first["adam_steps"]
-        self.norms: list[float] = first["norms"]
-        self.skipped_in_a_row: int = first["skipped_in_a_row"]
-        self.numels: dict[str, int] = first["numels"]
-        if first["num_ranks"] != self.num_ranks:
+        self.about = self._file(0).about
+        """Of the first rank; but for `rank` that of all."""
+        if self.about.num_ranks != self.num_ranks:
             raise CheckpointError(
-                f"{self._folder} has the files of {self.num_ranks} learner ranks, {first['num_ranks']} wrote it."
+                f"{self._folder} has the files of {self.num_ranks} learner ranks, {self.about.num_ranks} wrote it."
             )
         return self
 
@@ -102,8 +105,8 @@ class Shards:
 
     def check_fits(self, numels: Mapping[str, int]) -> None:
         """Raise `CheckpointError` unless a model with these parameters wrote it."""
-        if self.numels != dict(numels):
-            differing = sorted(set(self.numels.items()) ^ set(numels.items()))
+        if self.about.numels != dict(numels):
+            differing = sorted(set(self.about.numels.items()) ^ set(numels.items()))
             raise CheckpointError(
                 f"{self._folder} is of another model: {len(differing)} parameters differ, such as {differing[0][0]!r}. "
                 "policy.model must be what the run was started with."
@@ -111,34 +114,40 @@ class Shards:
 
     def part(self, kind: str, name: str, rank: int, num_ranks: int) -> torch.Tensor:
         """Return a rank's part of a parameter, float32 [ceil(n / num_ranks)], padded by zeros."""
-        numel = self.numels[name]
+        numel = self.about.numels[name]
         size, old = -(-numel // num_ranks), -(-numel // self.num_ranks)
         first, end = rank * size, min((rank + 1) * size, numel)
         part = torch.zeros(size)
         for source, start, stop in _pieces(first, end, old):
-            piece = self._file(source).tensors.get_slice(f"{kind}/{name}")[start:stop]
             at = source * old + start - first
-            part[at : at + len(piece)] = piece
+            with self._readable(source):
+                part[at : at + stop - start] = self._file(source).tensors.get_slice(f"{kind}/{name}")[start:stop]
         return part
 
     def rng(self, rank: int) -> dict[str, torch.Tensor]:
         """Return the random states of a rank, by device; none where there was no such rank."""
         if rank >= self.num_ranks:
             return {}
-        file = self._file(rank)
-        return {
-            name.removeprefix("rng/"): file.tensors.get_tensor(name) for name in file.names if name.startswith("rng/")
-        }
+        tensors = self._file(rank).tensors
+        with self._readable(rank):
+            names = [name for name in tensors.keys() if name.startswith("rng/")]  # noqa: SIM118 (not a mapping)
+            return {name.removeprefix("rng/"): tensors.get_tensor(name) for name in names}
 
     def _file(self, rank: int) -> _File:
         if rank not in self._files:
-            path = self._stack.enter_context(local_copy(self._folder, self._file_names[rank]))
-            tensors = self._stack.enter_context(safe_open(path, "pt"))
-            about = json.loads((tensors.metadata() or {}).get("pgrpo_ray", "null"))
-            if not isinstance(about, dict):
-                raise CheckpointError(f"{self._folder}/{self._file_names[rank]} is no file of a learner rank.")
-            self._files[rank] = _File(tensors, about, set(tensors.keys()))
+            with self._readable(rank):
+                path = self._stack.enter_context(local_copy(self._folder, self._file_names[rank]))
+                tensors = self._stack.enter_context(safe_open(path, "pt"))
+                about = About.model_validate_json((tensors.metadata() or {}).get(_ABOUT, ""))
+            self._files[rank] = _File(tensors, about)
         return self._files[rank]
+
+    @contextlib.contextmanager
+    def _readable(self, rank: int) -> Iterator[None]:
+        try:
+            yield
+        except (SafetensorError, ValueError, RuntimeError, OSError) as error:  # torch's for other sizes is the third
+            raise CheckpointError(f"{self._folder}/{self._file_names[rank]} cannot be read: {error}") from error
 
 
 def _pieces(first: int, end: int, size: int) -> Iterator[tuple[int, int, int]]:

@@ -26,7 +26,7 @@ import torch.distributed as dist
 from pgrpo_ray.config import LearnerSection
 from pgrpo_ray.errors import ModelError
 from pgrpo_ray.learner.gradient_guard import GradientGuard
-from pgrpo_ray.learner.shards import KINDS, MEANS, SQUARES, WEIGHTS, Shards, Snapshot
+from pgrpo_ray.learner.shards import KINDS, MEANS, SQUARES, WEIGHTS, About, Shards, Snapshot
 
 GATHER_NUMEL = 16 << 20
 """Parameters gathered at a time, elements (64 MiB in float32): bounds memory beside the partitioned model."""
@@ -220,20 +220,27 @@ class Zero3Engine:
         rng = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             rng["cuda"] = torch.cuda.get_rng_state()
-        adam_steps = float(states[0]["step"]) if states else 0.0
-        steps = self.num_steps, adam_steps, list(self.guard.norms), self.guard.in_a_row
-        return Snapshot(self.rank, self.world_size, *steps, self._numels, parts, rng)
+        about = About(
+            rank=self.rank,
+            num_ranks=self.world_size,
+            num_steps=self.num_steps,
+            adam_steps=float(states[0]["step"]) if states else 0.0,
+            norms=list(self.guard.norms),
+            skipped_in_a_row=self.guard.in_a_row,
+            numels=self._numels,
+        )
+        return Snapshot(about, parts, rng)
 
     def restore(self, shards: Shards) -> None:
         """Go on from a checkpoint, which any number of ranks may have written. Raises `CheckpointError`."""
         from deepspeed.utils import safe_set_local_fp32_param, safe_set_local_optimizer_state
 
         shards.check_fits(self._numels)
-        place = self.rank, self.world_size
-        if shards.adam_steps:
+        place, about = (self.rank, self.world_size), shards.about
+        if about.adam_steps:
             for flat in self._optimizer.fp32_partitioned_groups_flat:  # as torch's fused AdamW makes it in a first step
                 self._adam.state[flat] = {
-                    "step": torch.tensor(shards.adam_steps, dtype=torch.float32, device=flat.device),
+                    "step": torch.tensor(about.adam_steps, dtype=torch.float32, device=flat.device),
                     MEANS: torch.zeros_like(flat),
                     SQUARES: torch.zeros_like(flat),
                 }
@@ -242,12 +249,12 @@ class Zero3Engine:
             safe_set_local_fp32_param(parameter, weights)
             with torch.no_grad():
                 parameter.ds_tensor.copy_(weights)  # what the passes use; DeepSpeed sets only what the optimizer steps
-            if shards.adam_steps:
+            if about.adam_steps:
                 for kind in (MEANS, SQUARES):
                     safe_set_local_optimizer_state(parameter, shards.part(kind, name, *place), kind)
-        self.num_steps = shards.num_steps
-        self.guard.norms.extend(shards.norms)
-        self.guard.in_a_row = shards.skipped_in_a_row
+        self.num_steps = about.num_steps
+        self.guard.norms.extend(about.norms)
+        self.guard.in_a_row = about.skipped_in_a_row
         for device, state in shards.rng(self.rank).items():
             if device == "cpu":
                 torch.set_rng_state(state)

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pgrpo_ray.learner.shards import KINDS, Shards, Snapshot
+from pgrpo_ray.learner.shards import KINDS, About, Shards, Snapshot
 
 
 def cut(flat, rank, ranks):
@@ -21,19 +21,19 @@ def cut(flat, rank, ranks):
 def test_every_number_of_ranks_reads_what_every_other_wrote(tmp_path_factory, numels, writers, readers):
     folder = tmp_path_factory.mktemp("shards")
     whole = {f"p{i}": torch.arange(numel) + 100.0 * i for i, numel in enumerate(numels)}
+    numels = {name: len(flat) for name, flat in whole.items()}
+    about = {"num_steps": 5, "adam_steps": 4.0, "norms": [0.5], "skipped_in_a_row": 1, "numels": numels}
     names = []
     for rank in range(writers):
         parts = {
             kind: {name: cut(flat + k, rank, writers) for name, flat in whole.items()} for k, kind in enumerate(KINDS)
         }
         rng = {"cpu": torch.tensor([rank], dtype=torch.uint8)}
-        snapshot = Snapshot(
-            rank, writers, 5, 4.0, [0.5], 1, {name: len(flat) for name, flat in whole.items()}, parts, rng
-        )
+        snapshot = Snapshot(About(rank=rank, num_ranks=writers, **about), parts, rng)
         snapshot.write(folder / snapshot.file_name)
         names.append(snapshot.file_name)
     with Shards(str(folder), names) as shards:
-        assert (shards.num_steps, shards.adam_steps, shards.norms, shards.skipped_in_a_row) == (5, 4.0, [0.5], 1)
+        assert shards.about.model_dump() == {"rank": 0, "num_ranks": writers, **about}
         for k, kind in enumerate(KINDS):
             for name, flat in whole.items():
                 read = torch.cat([shards.part(kind, name, rank, readers) for rank in range(readers)])
