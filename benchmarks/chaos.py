@@ -205,9 +205,7 @@ def left_behind() -> dict[str, set[str]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument(
-        "--harms", type=int, default=18, help="how many: each kind comes before any twice"
-    )
+    parser.add_argument("--harms", type=int, default=18, help="how many: each kind comes before any twice")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cache", type=Path, help="of starters")
     parser.add_argument("--out", type=Path, default=REPOSITORY / "benchmarks" / "results" / "chaos.json")
