@@ -26,7 +26,7 @@ from pgrpo_ray.actors import clock, waits
 from pgrpo_ray.actors.postmortem import Death, describe_death, on_node
 from pgrpo_ray.actors.watchdog import Dead, Silent, Watchdog
 from pgrpo_ray.config import ClusterSection
-from pgrpo_ray.errors import LostError
+from pgrpo_ray.errors import LostError, StageError
 
 ROLLOUT, POOL, LEARNER, RECORDER = "rollout worker", "execution pool", "learner", "recorder"
 PING_S = 5.0
@@ -99,8 +99,8 @@ class Supervisor:
         self._looked = float("-inf")
         self._gone: set[Any] = set()
         """Actors of rollout workers that were let go of."""
-        self._told: set[str] = set()
-        """Names of who is silent or dead and has been dealt with."""
+        self._dealt_with: set[tuple[type, str]] = set()
+        """Who is silent, or dead, and what was to be done about it is done."""
         for worker in self._workers:
             self._watchdog.watch(worker.name, worker.actor, ROLLOUT)
         for name, (role, actor) in others.items():
@@ -160,7 +160,7 @@ class Supervisor:
     def lost(self, actor: Any, error: LostError) -> None:
         """Take the loss of a rollout worker, or of something that it brought: a dead one is started again if it may be.
 
-        Raises `LostError` where none is left and none comes back.
+        Raises `LostError` where none is left and none comes back here, `StageError` where trying again is in vain.
         """
         for worker in self._workers:
             if worker.actor == actor:
@@ -204,15 +204,14 @@ class Supervisor:
             if worker.actor is None and not worker.gone and worker.due <= now:
                 self._start_again(worker)
         seen = self._watchdog.look()
-        self._told &= {one.name for one in (*seen.silent, *seen.dead)}
-        for silent in seen.silent:
-            if silent.name not in self._told:
-                self._told.add(silent.name)
-                self._silent(silent)
-        for dead in seen.dead:
-            if dead.name not in self._told:
-                self._told.add(dead.name)
-                self._dead(dead)
+        found = {(type(one), one.name): one for one in (*seen.silent, *seen.dead)}
+        new = [one for key, one in found.items() if key not in self._dealt_with]
+        self._dealt_with = set(found)
+        for one in new:
+            if isinstance(one, Silent):
+                self._silent(one)
+            else:
+                self._dead(one)
 
     def _silent(self, silent: Silent) -> None:
         """Tell where it hangs, and end its process; what follows from that is heard as a death."""
@@ -244,12 +243,19 @@ class Supervisor:
         self._watchdog.forget(worker.name)
         ray.kill(worker.actor)
         worker.actor, worker.starting, worker.serves = None, None, False
-        restarts = self._section.on_failure == "restart" and self._respawn is not None
-        rest_s = self._budget.take(worker.name) if restarts else None
+        rest_s = None
+        if self._section.on_failure == "restart" and self._respawn is not None:
+            rest_s = self._budget.take(worker.name)
+            if rest_s is None and all(one.gone or one is worker for one in self._workers):
+                raise StageError(
+                    f"{why} It has been started again cluster.max_restarts={self._section.max_restarts} times within "
+                    f"{self._section.restart_window_s:g} s, and no other rollout worker is left.",
+                    stage=ROLLOUT,
+                ) from error
         if rest_s is None:
             worker.gone = True
             if self._section.on_failure == "stop" or all(one.gone for one in self._workers):
-                raise LostError(f"{why} It is not started again.", stage=ROLLOUT) from error
+                raise LostError(f"{why} No rollout worker is left.", stage=ROLLOUT) from error
             return
         worker.due = clock.now() + rest_s
         if not rest_s:
