@@ -186,7 +186,7 @@ def logs_folder() -> Path:
     return Path(ray_worker._global_node.get_logs_dir_path())
 
 
-@ray.remote(num_cpus=0, max_retries=0)
+@ray.remote(num_cpus=0, max_retries=1)  # with 0, Ray would not try again on a node that is still short of memory
 def _read_remains(worker_id: str, pid: int) -> _Remains:
     return _Remains(
         get_used_memory(),
@@ -233,8 +233,10 @@ def _without_leave(remains: _Remains, pulse: Pulse | None) -> str:
     if pulse is None or pulse.oom_kills is None or remains.oom_kills is None:
         return sudden
     if kills := remains.oom_kills - pulse.oom_kills:
-        return f"{sudden}; since it last answered, the kernel killed others beside it for want of memory ({kills})"
-    return f"{sudden}; the kernel killed nothing beside it for want of memory"
+        return (
+            f"killed by the kernel, it seems: for want of memory that has ended {kills} of its cgroup's processes since"
+        )
+    return f"{sudden}; the kernel killed nothing for want of memory there"
 
 
 def _told(error: RayError | None) -> str:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import ray
-from ray.exceptions import ActorUnavailableError, ActorUnschedulableError, RayActorError, RayError
+from ray.exceptions import ActorDiedError, ActorUnschedulableError, RayError
 
 from pgrpo_ray.actors import evidence
 from pgrpo_ray.actors.evidence import Finding, Pulse, Stack
@@ -45,7 +45,7 @@ class Silent:
     never_answered: bool
     """It has not since it was started, or restarted."""
     finding: Finding | None
-    """None where it could not be examined; `note` says why."""
+    """When it was examined; None where it could not be examined; `note` says why."""
     note: str = ""
 
     @property
@@ -79,8 +79,8 @@ class Dead:
 
     @property
     def comes_back(self) -> bool:
-        """Whether Ray restarts it."""
-        return self.error is None or isinstance(self.error, ActorUnavailableError)
+        """Whether Ray may restart it; if it does not, a later ping says so."""
+        return not isinstance(self.error, ActorDiedError | ActorUnschedulableError)
 
     def describe(self, timeout_s: float = TIMEOUT_S) -> Death:
         """Say why, some seconds later at most. Never raises."""
@@ -183,14 +183,17 @@ class Watchdog:
         error, pulse = None, None
         try:
             pulse = ray.get(watched.ref)
-        except (RayActorError, ActorUnschedulableError) as raised:
+        except RayError as raised:
             error = raised
         watched.ref, watched.silent = None, None
         before = watched.pulse
         if error is not None:
             last = watched.dead.pulse if watched.dead else before
             watched.dead = Dead(watched.name, watched.role, watched.actor, error, last)
-        elif before is not None and before.pid != pulse.pid:  # Ray was faster than we
+        elif before is not None and (before.pid, before.node_id) != (
+            pulse.pid,
+            pulse.node_id,
+        ):  # Ray was faster than we
             watched.dead = Dead(watched.name, watched.role, watched.actor, None, before)
         else:
             watched.dead = None
@@ -204,7 +207,7 @@ class Watchdog:
             if watched.ref is None or watched.silent or watched.in_examination or self._time - watched.asked < limit_s:
                 continue
             place = place_of(watched.actor, watched.pulse)
-            if place.pid:
+            if place.pid and place.node_id:  # while it restarts, Ray has only the old process's pid
                 nodes[place.node_id][watched] = place
             else:
                 self._report(watched, place, None, f"it has no process yet; for Ray it is {place.state}.")
@@ -239,9 +242,10 @@ class Watchdog:
             watched.silent = Silent(watched.name, watched.role, 0.0, place, never, finding, note)
 
 
-@ray.remote(num_cpus=0, max_retries=0)
+@ray.remote(num_cpus=0, max_retries=1)
 def _examine(suspects: Iterable[tuple[Any, int]]) -> list[Finding | None]:
-    """Examine actors of this node, given with their processes; None for those that answer."""
+    """Examine actors of this node, given with their processes; None for those that answer, or of whose death the caller
+    hears by its own ping."""
     refs = [actor.ping.options(max_task_retries=0).remote() for actor, _ in suspects]
     answered, _ = ray.wait(refs, num_returns=len(refs), timeout=SECOND_PING_S)
     with ThreadPoolExecutor(SIDE_BY_SIDE) as threads:

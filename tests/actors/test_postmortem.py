@@ -142,11 +142,11 @@ def lives_not(actor):
     [
         (_Remains(kernel_kill="Killed process 7 (ray::A)"), 0, "killed by the kernel for want of memory (Killed pro"),
         (
-            _Remains(oom_kills=2),
+            _Remains(oom_kills=3),
             1,
-            f"{SUDDEN}; since it last answered, the kernel killed others beside it for want of memory (1)",
+            "killed by the kernel, it seems: for want of memory that has ended 2 of its cgroup's",
         ),
-        (_Remains(oom_kills=2), 2, f"{SUDDEN}; the kernel killed nothing beside it for want of memory"),
+        (_Remains(oom_kills=2), 2, f"{SUDDEN}; the kernel killed nothing for want of memory there"),
         (_Remains(oom_kills=None), 2, SUDDEN),
     ],
 )

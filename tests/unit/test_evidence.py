@@ -134,8 +134,10 @@ def test_log_lines_are_bounded_and_tell_what_python_and_not_c_did(tmp_path):
     c_frame = "/x/_raylet.so(+0x1812b9a) [0x7fa20ae12b9a] ray::operator<<()"
     write_logs(tmp_path, ["x" * 10_000], [c_frame, "\x1b[36mValueError: no\x1b[39m", "    @     0x7f9cece5a050  kill"])
     assert evidence.log_lines(tmp_path, "ab12") == ["x" * evidence.LINE_CHARS + " ...", "ValueError: no"]
-    write_logs(tmp_path, ["y\n" * evidence.LOG_BYTES, "last"], [])
-    assert evidence.log_lines(tmp_path, "ab12")[-1] == "last"
+    write_logs(tmp_path, ["first", *[c_frame] * (evidence.LOG_BYTES // 50), "last"], [])
+    shown = evidence.log_lines(tmp_path, "ab12")
+    assert shown[-1] == "last"
+    assert "first" not in shown
     assert evidence.log_lines(tmp_path / "absent", "ab12") == []
 
 
