@@ -233,9 +233,8 @@ def _without_leave(remains: _Remains, pulse: Pulse | None) -> str:
     if pulse is None or pulse.oom_kills is None or remains.oom_kills is None:
         return sudden
     if kills := remains.oom_kills - pulse.oom_kills:
-        return (
-            f"killed by the kernel, it seems: for want of memory that has ended {kills} of its cgroup's processes since"
-        )
+        ended = f"for want of memory that has ended {kills} of its cgroup's processes since it last answered"
+        return f"killed by the kernel, it seems: {ended}"
     return f"{sudden}; the kernel killed nothing for want of memory there"
 
 
