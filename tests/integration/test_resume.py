@@ -77,36 +77,19 @@ def assert_same(run, unharmed, *, weights_too=True):
         assert [name for name in expected if not torch.equal(found[name], expected[name])] == []
 
 
-def kill(run, what):
-    """SIGKILL the driver, or the whole Ray with it; wait until nothing of either is left."""
+def test_killed_with_all_of_ray_while_it_writes_a_checkpoint_a_run_ends_with_the_same_bits(start, unharmed):
+    run = start("killed")
+    draft = run.folder / "checkpoints" / ".step-000002.tmp"
+    run.wait(draft.exists, 240, "the second checkpoint has begun")
     family = run.pids("all")
-    for pid in [run.process.pid, *(family if what == "everything" else [])]:
+    for pid in [run.process.pid, *family]:
         os.kill(pid, signal.SIGKILL)
     run.process.wait()
     deadline = time.monotonic() + 30
-    while [pid for pid in family if Path(f"/proc/{pid}").exists()] and time.monotonic() < deadline:
+    while any(Path(f"/proc/{pid}").exists() for pid in family) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert [pid for pid in family if Path(f"/proc/{pid}").exists()] == []
     assert docker.from_env().containers.list(all=True, filters={"label": LABEL}) == []
-
-
-@pytest.mark.parametrize(
-    ("moment", "what"),
-    [
-        ("a checkpoint is being written", "everything"),
-        ("a step is under way", "driver"),
-    ],
-)
-def test_killed_and_resumed_the_run_ends_with_the_same_bits(start, unharmed, moment, what):
-    name = f"killed-{what}"
-    run = start(name)
-    checkpoints = run.folder / "checkpoints"
-    if moment == "a step is under way":
-        run.wait(lambda: (checkpoints / "step-000002").exists() and len(run.steps()) == 3, 240, "two checkpoints")
-    else:
-        run.wait(lambda: (checkpoints / ".step-000002.tmp").exists(), 240, "the second checkpoint has begun")
-    kill(run, what)
-    again = start(name, "--resume")
+    again = start("killed", "--resume")
     assert again.process.wait(240) == 0, again.said()
     assert "going on after step " in again.said()
     assert_same(again, unharmed)
