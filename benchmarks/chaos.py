@@ -58,7 +58,6 @@ def harms() -> dict[str, Any]:
     found |= {f"stop {part}": lambda run, part=part: send(run, part, signal.SIGSTOP) for part in PARTS}
     return found | {
         "kill container": lambda run: containers()[0].kill(),
-        "pause container": lambda run: containers()[0].pause(),
         "slow disk": slow_disk,
         "full disk": full_disk,
         "cut connections": cut_connections,
