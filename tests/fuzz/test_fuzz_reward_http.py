@@ -31,7 +31,7 @@ async def score(items, timeout_s):
     return SERVED, [Scored(0.5, 0.5, 3, False) for _ in items]
 
 
-APP = make_app(SECTION, SERVED, score, lambda: {"RUNNING": 1})
+APP = make_app(SECTION, SERVED, score, lambda: {"RUNNING": 1}, token=None)
 
 
 def read(data: bytes) -> None:
