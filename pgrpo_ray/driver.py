@@ -226,6 +226,7 @@ class Driver:
         self._checkpoints.poll()
         if self._checkpoints.due(step):
             self._display.stage("copying the learner's state")
+            self._checkpoints.finish(self._flow.wait_any)  # before the state is taken, as groups move meanwhile
             value = metrics.get(self._config.checkpoint.best_by, np.nan)
             value = float(value) if np.isfinite(value) else None
             keep = partial(self._backlog.keep_done, self._fleet.recorder)
@@ -410,10 +411,11 @@ class Driver:
         if not self._learning:
             self._crew.admit(self._publish_to)
 
-    def _publish_to(self, workers: list[Any], wait_any: waits.WaitAny = waits.wait_any) -> bool:
+    def _publish_to(self, workers: list[Any], wait_any: waits.WaitAny | None = None) -> bool:
         """Bring the weights to some rollout workers; return whether all have them, and none was lost meanwhile."""
         version, sync, learner = self._policy_version, self._config.sync, self._fleet.learner
         try:
+            wait_any = wait_any or partial(waits.wait_any, given_up=self._crew.look)
             weight_sync.publish(learner, workers, version, sync.deadline_s, wait_any, sync.transport)
         except LostError as error:
             lost = self._crew.of(error)

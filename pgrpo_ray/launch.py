@@ -18,7 +18,6 @@ from rich.markup import escape
 
 from pgrpo_ray import __version__, preflight
 from pgrpo_ray.actors.spawn import Fleet, Models, fitted, fleet, ray_session
-from pgrpo_ray.actors.supervision import RestartBudget
 from pgrpo_ray.actors.tokenizers import check_tokenizers
 from pgrpo_ray.config import STARTER, RunConfig
 from pgrpo_ray.data.run_state import RunState, fingerprint, read_state
@@ -104,21 +103,24 @@ class Training:
 
         Raises the project's errors; the first attempt's start is not repeated, as what is wrong then stays wrong.
         """
-        cluster = self.config.cluster
-        budget, begun = RestartBudget(cluster.max_restarts, cluster.restart_window_s), False
-        resumed = self._go_back(checkpoint)
+        cluster, store = self.config.cluster, CheckpointStore(self.config.checkpoint_root)
+        attempts, begun, resumed = 0, False, self._go_back(checkpoint)
         while True:
             try:
                 with self._fleet(checkpoint) as actors:
                     begun = True
                     return self._driver(actors, resumed).run()
             except LostError as error:
-                rest_s = budget.take("all roles") if begun and cluster.on_failure != "stop" else None
-                if rest_s is None:
+                if not begun or cluster.on_failure == "stop" or attempts == cluster.max_restarts:
                     raise
                 self.display.note(f"[red]{escape(str(error))}[/red]")
-                time.sleep(rest_s)
-            checkpoint = CheckpointStore(self.config.checkpoint_root).newest_whole()
+            newest = store.newest_whole()
+            if newest is None and store.names():
+                raise CheckpointError(f"no checkpoint in {store.root} is whole, so the run cannot go on from any.")
+            # One that gets further each time may be lost as often as it likes.
+            attempts = attempts + 1 if _step_of(newest) == _step_of(checkpoint) else 1
+            checkpoint = newest
+            time.sleep(min(60.0, 2.0 ** (attempts - 1) - 1.0))
             self.display.note("all roles are started again")
             resumed = self._go_back(checkpoint)
             if checkpoint is None:
@@ -128,7 +130,15 @@ class Training:
     def _fleet(self, checkpoint: Checkpoint | None) -> contextlib.AbstractContextManager[Fleet]:
         everything = [*self.problems.train, *self.problems.heldout]
         kind, scored = self.examined.sandbox.kind, self.examined.reward.scored
-        config = fitted(self.config) if self.config.cluster.on_failure == "go_on" else self.config
+        config = self.config
+        if config.cluster.on_failure == "go_on":
+            fit = fitted(self.examined.reward.sized(config))
+            config = config.model_copy(update={"rollout": fit.rollout, "learner": fit.learner})
+            if config != self.config:
+                self.display.note(
+                    f"the nodes that are left hold {config.rollout.num_workers} rollout workers and "
+                    f"{config.learner.num_ranks} learner ranks"
+                )
         return fleet(config, self.models, kind, everything, scored, checkpoint)
 
     def _driver(self, actors: Fleet, resumed: tuple[Checkpoint, RunState] | None) -> Driver:
@@ -155,6 +165,10 @@ class Training:
         if later := CheckpointStore(self.config.checkpoint_root).supersede(state.step):
             self.display.note(f"later checkpoints are not gone on from: {', '.join(later)}")
         return checkpoint, state
+
+
+def _step_of(checkpoint: Checkpoint | None) -> int:
+    return checkpoint.manifest.step if checkpoint else 0
 
 
 def check_unused(config: RunConfig) -> None:

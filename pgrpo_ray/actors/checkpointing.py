@@ -15,7 +15,7 @@ import ray
 from pgrpo_ray.actors import waits
 from pgrpo_ray.config import CheckpointSection
 from pgrpo_ray.data.run_state import RunState
-from pgrpo_ray.errors import CheckpointError, EnvironmentFault, PgrpoError
+from pgrpo_ray.errors import CheckpointError, EnvironmentFault, LostError, PgrpoError
 from pgrpo_ray.obs.checkpoints import STATE, CheckpointStore, FileFacts, put_file
 
 CHECKPOINT = "checkpoint"
@@ -92,7 +92,9 @@ class Checkpointer:
             files = waits.get(writing, max(1.0, left), "checkpoint writer", wait_any)
             self._store.commit(self._draft, self._step, self._files | dict(files), self._value)
             self._store.prune(self._section.keep, highest=self._section.best_is == "highest")
-        except (CheckpointError, EnvironmentFault) as error:
+        except (CheckpointError, EnvironmentFault, LostError) as error:
+            if waits.is_death(error):
+                raise
             self._failed(error)
             return
         self._failures, self.written_s = 0, time.monotonic() - self._began

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import RayError
 from rich.markup import escape
 
 from pgrpo_ray.actors import clock, waits
@@ -135,11 +135,11 @@ class Supervisor:
     def admit(self, publish: Callable[[list[Any]], bool]) -> None:
         """Have those that started given weights, and let them sample; the learner must be at rest.
 
-        `publish` returns False where one was lost meanwhile; then nobody of them has the weights for sure.
+        `publish` returns False where one was lost meanwhile; then it is called again with those that are left.
         """
-        waiting = [worker.actor for worker in self._workers if worker.actor in self.started and not worker.serves]
-        if waiting and publish(waiting):
-            self.published(waiting)
+        while waiting := [actor for actor in self.started if actor not in self.serving]:
+            if publish(waiting):
+                self.published(waiting)
 
     def published(self, actors: Sequence[Any]) -> None:
         """These have been given the newest weights."""
@@ -167,38 +167,36 @@ class Supervisor:
                 self._lost(worker, error)
 
     def of(self, error: LostError) -> Any:
-        """Return the rollout worker whose loss an error tells of; None where it is no rollout worker's."""
-        known = (*self._gone, *(worker.actor for worker in self._workers if worker.actor is not None))
-        return next((actor for actor in known if actor._actor_id.hex() == error.actor_id), None)
+        """Return the rollout worker whose death an error tells of; None where it is no rollout worker's."""
+        if error.actor_id:
+            known = (*self._gone, *(worker.actor for worker in self._workers if worker.actor is not None))
+            return next((actor for actor in known if actor._actor_id.hex() == error.actor_id), None)
+        return _dead_one(self.started)[0] if error.stage == ROLLOUT else None
 
     def blame(self, error: LostError) -> LostError:
         """Return the error with all that is known of its first cause, some seconds later at most.
 
         Where a rank dies its peers fail in their collective, and may be heard before it.
         """
-        dead, name = error.__cause__, error.stage
-        if error.stage == LEARNER and not error.actor_id:
-            dead = self._dead_rank()
-        if not isinstance(dead, RayActorError):
+        actors = {actor._actor_id.hex(): (name, actor) for name, (_, actor) in self._others.items()}
+        name, actor = actors.get(error.actor_id, ("", None))
+        cause = error.__cause__
+        if actor is None and error.stage == LEARNER:
+            actor, cause = _dead_one([actor for role, actor in self._others.values() if role == LEARNER])
+            name = next((name for name, one in actors.values() if one == actor), "")
+        if actor is None:
             return error
-        names = {actor._actor_id.hex(): name for name, (_, actor) in self._others.items()}
-        death = describe_death(dead.actor_id, dead, names.get(dead.actor_id, name))
-        return LostError(_with_log(death), error.stage, dead.actor_id)
+        death = describe_death(actor, cause if isinstance(cause, RayError) else None, name)
+        return LostError(_with_log(death), error.stage, actor._actor_id.hex())
 
-    def _dead_rank(self) -> RayActorError | None:
-        ranks = [actor.ping.remote() for role, actor in self._others.values() if role == LEARNER]
-        for ref in ray.wait(ranks, num_returns=len(ranks), timeout=PING_S)[0]:
-            try:
-                ray.get(ref)
-            except RayActorError as dead:
-                return dead
-        return None
+    def look(self) -> list[Any]:
+        """See to whoever is silent or dead; return nothing, as `waits.wait_any` has it.
 
-    def look(self) -> None:
-        """See to whoever is silent or dead. Raises `LostError` for a loss that ends this attempt at the run."""
+        Raises `LostError` for a loss that ends this attempt at the run.
+        """
         now = clock.now()
         if now - self._looked < min(waits.LOOK_S, self._section.silence_s / 4):
-            return
+            return []
         self._looked = now
         for worker in self._workers:
             if worker.actor is None and not worker.gone and worker.due <= now:
@@ -212,6 +210,7 @@ class Supervisor:
                 self._silent(one)
             else:
                 self._dead(one)
+        return []
 
     def _silent(self, silent: Silent) -> None:
         """Tell where it hangs, and end its process; what follows from that is heard as a death."""
@@ -234,7 +233,7 @@ class Supervisor:
     def _lost(self, worker: _Worker, error: LostError) -> None:
         """Let go of a rollout worker, and have it started again if it may be."""
         cause = error.__cause__
-        if isinstance(cause, RayActorError):
+        if isinstance(cause, waits.DEATHS):
             why = _with_log(describe_death(worker.actor, cause, worker.name))
         else:  # its engine failed, and its process may still be there
             why = f"{worker.name}: {error}"
@@ -243,8 +242,10 @@ class Supervisor:
         self._watchdog.forget(worker.name)
         ray.kill(worker.actor)
         worker.actor, worker.starting, worker.serves = None, None, False
+        if self._respawn is None and self._section.on_failure != "stop":
+            raise LostError(f"{why} It cannot be started again alone.", stage=ROLLOUT) from error
         rest_s = None
-        if self._section.on_failure == "restart" and self._respawn is not None:
+        if self._section.on_failure == "restart":
             rest_s = self._budget.take(worker.name)
             if rest_s is None and all(one.gone or one is worker for one in self._workers):
                 raise StageError(
@@ -266,6 +267,17 @@ class Supervisor:
         worker.actor = self._respawn(worker.index)
         worker.starting = worker.actor.start.remote()
         self._watchdog.watch(worker.name, worker.actor, ROLLOUT)
+
+
+def _dead_one(actors: Sequence[Any]) -> tuple[Any, RayError | None]:
+    """Return the first of some actors that is dead, and what Ray says of it; None where all live, or take too long."""
+    pings = {actor.ping.remote(): actor for actor in actors}
+    for ref in ray.wait(list(pings), num_returns=len(pings), timeout=PING_S)[0] if pings else []:
+        try:
+            ray.get(ref)
+        except RayError as error:
+            return pings[ref], error
+    return None, None
 
 
 def _with_log(death: Death) -> str:

@@ -19,7 +19,7 @@ def check_tokenizers(actors: Mapping[str, Any], model: str, timeout_s: float) ->
     """
     from transformers import AutoTokenizer
 
-    expected = fingerprint(AutoTokenizer.from_pretrained(model))
+    expected = fingerprint(AutoTokenizer.from_pretrained(model, trust_remote_code=False))
     asked = {actor.tokenizer.remote(): name for name, actor in actors.items()}
     found = dict(zip(asked.values(), waits.get_all(asked, timeout_s), strict=True))
     if others := [name for name, one in found.items() if one != expected]:

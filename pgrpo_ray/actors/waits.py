@@ -8,11 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayActorError, RayError, RayTaskError
 
 from pgrpo_ray.actors import clock
 from pgrpo_ray.errors import LostError, PgrpoError
 
+DEATHS = RayActorError, OutOfMemoryError
+"""How Ray tells that an actor's process is gone; the second, by Ray's memory monitor, does not say whose."""
 WaitAny = Callable[[Sequence[Any], float, str], list[Any]]
 """What `wait_any` is; another one does something else meanwhile."""
 
@@ -91,6 +93,11 @@ def get_all(owners: Mapping[Any, str], timeout_s: float, wait: WaitAny | None = 
     return [found[ref] for ref in owners]
 
 
+def is_death(error: BaseException) -> bool:
+    """Whether an error that `explain` made tells of a process that is gone."""
+    return isinstance(error, LostError) and isinstance(error.__cause__, DEATHS)
+
+
 def explain(error: RayError, stage: str, timeout_s: float) -> PgrpoError:
     """Turn Ray's error into ours, keeping the first cause: a `LostError`, unless the role raised one of ours."""
     if isinstance(error, RayTaskError):
@@ -99,6 +106,7 @@ def explain(error: RayError, stage: str, timeout_s: float) -> PgrpoError:
         return LostError(f"{stage}: {type(error.cause).__name__}: {error.cause}", stage=stage)
     if isinstance(error, GetTimeoutError):
         return LostError(f"{stage}: no answer within {timeout_s:.0f} s.", stage=stage)
-    if isinstance(error, RayActorError):
-        return LostError(f"{stage}: its process died: {error}", stage=stage, actor_id=error.actor_id or "")
+    if isinstance(error, DEATHS):
+        actor_id = getattr(error, "actor_id", None) or ""
+        return LostError(f"{stage}: its process died: {error}", stage=stage, actor_id=actor_id)
     return LostError(f"{stage}: {error}", stage=stage)

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pgrpo_ray.actors import clock, waits
-from pgrpo_ray.errors import LostError, PgrpoError, StageError, WeightSyncError
+from pgrpo_ray.errors import PgrpoError, StageError, WeightSyncError
 
 
 def publish(
@@ -57,6 +57,8 @@ def _transfer(
         try:
             waits.get(ref, deadline.left(), "learner")
         except PgrpoError as error:
+            if waits.is_death(error):
+                raise
             raise WeightSyncError(
                 f"version {version} did not reach every rollout worker's GPU; those that had begun to receive it do "
                 f"not sample. {error}"
@@ -74,7 +76,7 @@ def _publish_checked(
             waits.get(ref, deadline.left(), "rollout worker")
         except PgrpoError as error:
             failures.append(error)
-    died = [error for error in failures if _is_death(error)]
+    died = [error for error in failures if waits.is_death(error)]
     if died and len(died) == len(failures):  # the others serve the version
         raise died[0]
     if failures:
@@ -110,7 +112,7 @@ def _receive(
         try:
             confirmed = waits.get(ref, deadline.left(), "rollout worker")
         except PgrpoError as error:
-            if _is_death(error):
+            if waits.is_death(error):
                 raise
             cause = _first_cause(answers) or error
             raise WeightSyncError(
@@ -131,10 +133,6 @@ def _first_cause(answers: list[list[Any]]) -> PgrpoError | None:
             except PgrpoError:
                 break  # not there yet, or dead
     return None
-
-
-def _is_death(error: PgrpoError) -> bool:
-    return isinstance(error, LostError) and bool(error.actor_id)
 
 
 class TransferClient:

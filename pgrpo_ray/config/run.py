@@ -343,7 +343,8 @@ class ClusterSection(Section):
     without while another is left, and what does not fit on the nodes that are left is started in smaller numbers.
     `stop`: the run ends, for `--resume`. Pools and reward replicas are restarted in any case."""
     max_restarts: int = Field(5, ge=0)
-    """Of one rollout worker, and of all roles together, in any `restart_window_s`; after each the next waits longer."""
+    """Of one rollout worker in any `restart_window_s`, and of all roles together without a newer checkpoint; each waits
+    longer than the one before."""
     restart_window_s: float = Field(3600, gt=0)
 
 

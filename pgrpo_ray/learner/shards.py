@@ -13,6 +13,7 @@ converting pickles, which takes a second copy on disk; these files are never exe
 """
 
 import contextlib
+import errno
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +70,10 @@ class Snapshot:
         """Write it. Raises `OSError`."""
         tensors = {f"{kind}/{name}": part for kind, parts in self.parts.items() for name, part in parts.items()}
         tensors |= {f"rng/{device}": state for device, state in self.rng.items()}
-        save_file(tensors, path, {_ABOUT: self.about.model_dump_json()})
+        try:
+            save_file(tensors, path, {_ABOUT: self.about.model_dump_json()})
+        except SafetensorError as error:  # its own name for a full disk
+            raise OSError(errno.EIO, str(error)) from error
 
 
 class _File(NamedTuple):

@@ -27,9 +27,9 @@ from typing import Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from pgrpo_ray.errors import CheckpointError, EnvironmentFault
+from pgrpo_ray.errors import CheckpointError, EnvironmentFault, PgrpoError
 from pgrpo_ray.obs.disk import explain_full_disk, fsync_folder
 
 MANIFEST = "manifest.json"
@@ -146,6 +146,9 @@ class CheckpointStore:
         """Remove a draft that will not be committed."""
         if self._local:
             shutil.rmtree(draft, ignore_errors=True)
+        else:
+            with contextlib.suppress(Exception):  # what could not be written may not be removed either
+                self._fs.rm(_open(draft)[1], recursive=True)
 
     def open(self, name: str | None = None) -> Checkpoint:
         """Return the checkpoint of that name, or the newest, after every file was read and compared.
@@ -181,7 +184,7 @@ class CheckpointStore:
     def supersede(self, step: int) -> list[str]:
         """Move checkpoints of later steps out of the way, as a run goes on from `step`; return their names.
 
-        On an object store, which cannot move, they are removed.
+        On an object store, which cannot move, only their manifests take another name.
         """
         later = [name for name in self.names() if _step_of(name) > step]
         with _explained(self.root):
@@ -192,7 +195,9 @@ class CheckpointStore:
                         number += 1
                     (Path(self._path) / name).rename(target)
                 else:
-                    self._remove(name)
+                    manifest = f"{self._path}/{name}/{MANIFEST}"
+                    self._fs.copy(manifest, f"{manifest}.superseded")
+                    self._fs.rm(manifest)
         return later
 
     def prune(self, keep: int, *, highest: bool) -> list[str]:
@@ -229,11 +234,11 @@ class CheckpointStore:
     def _manifest(self, name: str) -> Manifest:
         where = f"{self.root}/{name}"
         try:
-            with local_copy(where, MANIFEST) as path:
+            with _explained(self.root), local_copy(where, MANIFEST) as path:
                 manifest = Manifest.model_validate_json(path.read_bytes())
         except FileNotFoundError as error:
             raise CheckpointError(f"{where} has no {MANIFEST}, so it is not whole.") from error
-        except (ValidationError, ValueError, OSError) as error:
+        except ValueError as error:  # pydantic's is one
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise CheckpointError(f"{where}/{MANIFEST} cannot be read: {reason}.") from error
         if manifest.format != FORMAT:
@@ -250,10 +255,10 @@ class CheckpointStore:
         manifest, folder = self._manifest(name), f"{self.root}/{name}"
         for file, facts in manifest.files.items():
             try:
-                with local_copy(folder, file) as path:
+                with _explained(self.root), local_copy(folder, file) as path:
                     found = facts_of(path)
-            except OSError as error:
-                raise CheckpointError(f"{folder}/{file} cannot be read: {error.strerror or error}.") from error
+            except FileNotFoundError as error:
+                raise CheckpointError(f"{folder}/{file} is missing.") from error
             if found != facts:
                 raise CheckpointError(
                     f"{folder}/{file} is damaged: it has {found.bytes} bytes and SHA-256 {found.sha256[:12]}..., the "
@@ -264,6 +269,13 @@ class CheckpointStore:
     def tidy(self) -> None:
         """Undo what a process left that was killed while it wrote or pruned; for who holds the run's name."""
         if not self._local:
+            with _explained(self.root):
+                self._fs.invalidate_cache()
+                for path in self._fs.ls(self._path, detail=False) if self._fs.exists(self._path) else []:
+                    manifest = f"{path.rstrip('/')}/{MANIFEST}"
+                    kept = self._fs.exists(manifest) or self._fs.exists(f"{manifest}.superseded")
+                    if _NAME.fullmatch(Path(path).name) and not kept:
+                        self._fs.rm(path, recursive=True)
             return
         with _explained(self.root):
             for left in Path(self._path).glob(".step-*.old"):
@@ -333,8 +345,20 @@ def _open(root: str) -> tuple[Any, str]:
 
 @contextlib.contextmanager
 def _explained(root: str) -> Iterator[None]:
-    with explain_full_disk(Path(root) if "://" not in root else root):
-        yield
+    """Turn what a disk or an object store raises into an `EnvironmentFault`, but for a file that is not there."""
+    try:
+        with explain_full_disk(root):
+            yield
+    except EnvironmentFault as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise error.__cause__ from None
+        raise
+    except (PgrpoError, ValueError):
+        raise
+    except Exception as error:  # clients of object stores raise errors of their own
+        if "://" not in root:
+            raise
+        raise EnvironmentFault(f"{root}: {type(error).__name__}: {error}") from error
 
 
 def _check_size(fs: Any, path: str, facts: FileFacts) -> None:

@@ -63,7 +63,9 @@ class RunLog:
             self.moved_to = None if resume else move_aside(self.folder)
             for name in (ROLLOUTS, LEDGER, EVALUATIONS):
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
-            write_whole(self.folder / "config.yaml", dump_tree(config))
+            self._config = dump_tree(config)
+            if not resume:
+                write_whole(self.folder / "config.yaml", self._config)
             self._open()
 
     @property
@@ -96,6 +98,11 @@ class RunLog:
                 aside.mkdir(parents=True, exist_ok=True)
                 write_whole(aside / metrics.name, "".join(lines[len(kept) :]))
                 write_whole(metrics, "".join(kept))
+            written = self.folder / "config.yaml"
+            if written.exists() and written.read_text(encoding="utf-8") != self._config:
+                aside.mkdir(parents=True, exist_ok=True)
+                written.rename(aside / written.name)
+            write_whole(written, self._config)
             shutil.rmtree(self.folder / "tensorboard", ignore_errors=True)
             self._open()
             for line in kept:

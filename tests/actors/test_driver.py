@@ -273,7 +273,6 @@ def test_the_bound_of_the_gap_can_be_set(make_driver):
     ("moods", "words"),
     [
         ({"rollout": "loses a group"}, "3 groups asked for, 1 came"),
-        ({"rollout": "fails"}, "rollout worker: ZeroDivisionError: no engine"),
         ({"learner": "loses a token"}, "learner: trained on .* tokens"),
         ({"learner": "ranks disagree"}, r"\[\(1, 1\), \(2, 0\)\] steps"),
         ({"reward": "scores with no numbers"}, "reward server: ValueError: R.t of the rows .* is no finite number"),

@@ -5,9 +5,12 @@ import json
 import os
 import shutil
 
+import fsspec
 import pytest
+from safetensors import SafetensorError
 
 from pgrpo_ray.errors import CheckpointError, EnvironmentFault
+from pgrpo_ray.learner import shards
 from pgrpo_ray.obs import checkpoints
 from pgrpo_ray.obs.checkpoints import MANIFEST, STATE, CheckpointStore, local_copy, put_file
 
@@ -17,8 +20,6 @@ def root(request, tmp_path):
     if request.param == "disk":
         yield str(tmp_path / "run" / "checkpoints")
         return
-    import fsspec
-
     yield "memory://bucket/run"
     fsspec.filesystem("memory").store.clear()
 
@@ -93,7 +94,7 @@ def harm(folder, how):
 HARM = {
     "flipped bit": "damaged: it has 7 bytes .* the manifest says 7",
     "torn": "damaged: it has 3 bytes",
-    "missing": "cannot be read",
+    "missing": "is missing",
     "no manifest": "has no manifest.json, so it is not whole",
     "torn manifest": "manifest.json cannot be read",
     "another step": "not one of ours",
@@ -208,3 +209,45 @@ def test_only_checkpoints_are_looked_at(tmp_path):
     for name in ("step-1", "step-000002.superseded.1", "notes", "step-00000x"):
         shutil.copytree(tmp_path / "step-000001", tmp_path / name)
     assert store.names() == ["step-000001"]
+
+
+def test_what_could_not_be_read_this_time_is_not_taken_for_damage(tmp_path, monkeypatch):
+    store = CheckpointStore(str(tmp_path))
+    for step in (1, 2):
+        make(store, step)
+
+    def fails(path):
+        raise TimeoutError(errno.ETIMEDOUT, "the storage does not answer")
+
+    monkeypatch.setattr(checkpoints, "facts_of", fails)
+    with pytest.raises(EnvironmentFault, match="the storage does not answer"):
+        store.newest_whole()
+
+
+def test_a_full_disk_under_a_shard_is_told_as_such(tmp_path, monkeypatch):
+    def full(*_):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(shards, "save_file", full)
+    about = shards.About(rank=0, num_ranks=1, num_steps=0, adam_steps=0.0, norms=[], skipped_in_a_row=0, numels={})
+    with pytest.raises(EnvironmentFault, match="No space left on device"):
+        put_file(str(tmp_path), "shard", shards.Snapshot(about, {}, {}).write)
+
+
+def test_on_an_object_store_nothing_is_left_of_failed_ones_and_later_ones_are_kept():
+    fsspec.filesystem("memory").store.clear()
+    store = CheckpointStore("memory://bucket/run")
+    for step in (1, 2):
+        make(store, step)
+    put_file(dropped := store.begin(3), STATE, lambda path: path.write_text("{}"))
+    store.drop(dropped)
+    put_file(store.begin(4), STATE, lambda path: path.write_text("{}"))  # and the process dies
+    store.supersede(1)
+    store.tidy()
+    files = {path.removeprefix("/bucket/run/") for path in fsspec.filesystem("memory").store}
+    shard = "learner-00000-of-00001.safetensors"
+    assert files == {
+        *(f"step-000001/{name}" for name in (STATE, MANIFEST, shard)),
+        *(f"step-000002/{name}" for name in (STATE, f"{MANIFEST}.superseded", shard)),
+    }
+    fsspec.filesystem("memory").store.clear()

@@ -38,6 +38,7 @@ ONLY_IN = {
         "actors/sampling.py",
         "actors/scoring.py",
         "actors/spawn.py",
+        "actors/supervision.py",
         "actors/waits.py",
         "actors/watchdog.py",
     },
