@@ -271,9 +271,10 @@ def test_a_caller_that_stops_early_leaves_nothing_behind():
     with FakeEndpoint(echo) as endpoint:
         with open_chat_model(section(endpoint.url)) as model:
             next(model.answer(requests(50)))
+        time.sleep(1.0)  # what was on its way arrives yet
         asked = len(endpoint.bodies)
         time.sleep(0.2)
-        assert len(endpoint.bodies) == asked
+        assert len(endpoint.bodies) == asked < 50
         model.close()  # twice is fine
 
 
