@@ -215,6 +215,7 @@ def run_driver(tmp_path):
                 },
                 "data": {"heldout_problems": 0},
                 "cluster": {"stage_timeout_s": 30},
+                "checkpoint": {"every_steps": 0},
             }
         )
         problems = [Problem(f"p{n}", "?", TestStyle.CALL, (CallCase([], 1),), "f") for n in range(num_problems)]
