@@ -84,7 +84,7 @@ def watch(clock: Clock) -> None:
     from pgrpo_ray.actors import pools, scoring, waits
 
     cls = driver.Driver
-    methods = {"_reward": "reward", "_write": "write", "_check_conservation": "plan"}
+    methods = {"_reward": "reward", "_write": "write", "_check_conservation": "plan", "_settle": "plan"}
     methods |= {"_check_trained": "plan", "_learn": "shares", "_collect": "take", "_sample": "take"}
     for name, part in methods.items():
         if hasattr(cls, name):  # another checkout may have it elsewhere
@@ -257,6 +257,7 @@ class LocalActor:
 
     def __init__(self, clock: Clock, role: Any):
         self._clock, self._role = clock, role
+        self.ping = LocalMethod(clock, lambda: None)  # nobody asks for it
 
     def __getattr__(self, name: str) -> LocalMethod:
         return LocalMethod(self._clock, getattr(self._role, name))
@@ -317,6 +318,7 @@ def measure(rollouts: int, group_size: int, use_ray: bool) -> dict[str, Any]:
                 "run": {"dir": folder, "name": "null", "steps": STEPS},
                 "rollout": {"prompts_per_step": groups, "group_size": group_size, "num_workers": 2},
                 "data": {"heldout_problems": 0},
+                "checkpoint": {"every_steps": 0},
                 "algo": {"num_mini_batches": 2},
             }
         )
@@ -335,6 +337,8 @@ def measure(rollouts: int, group_size: int, use_ray: bool) -> dict[str, Any]:
         log, display = RunLog(config), Display(Console(file=io.StringIO()))
         encoded = {problem.id: (1, 2) for problem in problems}
         driver = Driver(config, RULES["posterior"], problems, [], encoded, fleet, log, display)
+        if not use_ray and hasattr(driver, "_crew"):  # there is nobody to watch
+            driver._crew.look = list
         found = [step_cost(driver, clock, step, rollouts) for step in range(1, STEPS + 1)]
         log.close()
     return min(found[1:], key=lambda one: one["total"])
@@ -344,7 +348,9 @@ def step_cost(driver: Any, clock: Clock, step: int, rollouts: int) -> dict[str, 
     """Return one step's microseconds per rollout."""
     clock.seconds.clear()
     thread, process, wall = time.thread_time(), time.process_time(), time.monotonic()
-    if hasattr(driver, "_ask_ahead"):  # another checkout asks inside
+    if hasattr(driver, "_backlog"):
+        clock.part("take", driver._backlog.ask_ahead)(step, driver._policy_version)
+    elif hasattr(driver, "_ask_ahead"):  # another checkout; an older one asks inside
         clock.part("take", driver._ask_ahead)(step)
     metrics = clock.part("take", driver._train_step)(step)
     thread, process, wall = time.thread_time() - thread, time.process_time() - process, time.monotonic() - wall

@@ -148,6 +148,7 @@ def artificial(seconds: tuple[float, ...], ahead: int, trace: Path | None) -> di
                 "rollout": {"prompts_per_step": GROUPS, "group_size": GROUP_SIZE, "num_workers": WORKERS},
                 "algo": {"max_staleness": ahead},
                 "data": {"heldout_problems": 0},
+                "checkpoint": {"every_steps": 0},
             }
         )
         problems = [Problem(f"p{n}", "?", TestStyle.CALL, (CallCase([], 1),), "f") for n in range(4 * GROUPS)]
