@@ -11,7 +11,7 @@ INSTALLED := $(VENV)/.installed-$(ACCELERATOR)
 
 help:
 	@echo "make demo    train on this machine: about 10 minutes on two cores"
-	@echo "make test    audit, lint and all tests: about 25 minutes"
+	@echo "make test    audit, lint and all tests: about 40 minutes"
 	@echo "make audit   dependencies against the locks and known advisories; secrets in files"
 	@echo "make setup   only install: .venv, Docker where possible, the sandbox image"
 	@echo "make sandbox-cpp sandbox-libraries  the sandbox image that also compiles C++"

@@ -114,6 +114,7 @@ class Training:
                 if not begun or cluster.on_failure == "stop" or attempts == cluster.max_restarts:
                     raise
                 self.display.note(f"[red]{escape(str(error))}[/red]")
+            store.tidy()
             newest = store.newest_whole()
             if newest is None and store.names():
                 raise CheckpointError(f"no checkpoint in {store.root} is whole, so the run cannot go on from any.")
