@@ -265,7 +265,7 @@ class StageByStage(Driver):
         self.sampled = list(stream)
         ray.wait(self.sampled, num_returns=len(self.sampled))
         self.statements = {problem.id: problem.prompt for problem in self._backlog._sampler._problems}
-        return Demand("batch", tuple(requests), section.group_size, True, version, lambda: None)
+        return Demand("batch", tuple(requests), section.group_size, section.temperature, True, version, lambda: None)
 
 
 MEASURED = {"duration_ms", "cpu_ms", "peak_mib"}
