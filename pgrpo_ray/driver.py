@@ -157,7 +157,7 @@ class Driver:
         self._before: Estimate | None = None
         self._repeats = Repeats()
         self._writing: Any = None
-        self._data = fingerprint(problems)
+        self._data = resumed[1].data if resumed else fingerprint(problems)  # whoever resumes has compared them
         store = CheckpointStore(config.checkpoint_root)
         self._checkpoints = Checkpointer(store, config.checkpoint, fleet.learner, display.note)
         self._resumed = resumed

@@ -18,6 +18,7 @@ from rich.markup import escape
 
 from pgrpo_ray import __version__, preflight
 from pgrpo_ray.actors.spawn import Fleet, Models, fitted, fleet, ray_session
+from pgrpo_ray.actors.supervision import rest_s
 from pgrpo_ray.actors.tokenizers import check_tokenizers
 from pgrpo_ray.config import STARTER, RunConfig
 from pgrpo_ray.data.run_state import RunState, fingerprint, read_state
@@ -121,7 +122,7 @@ class Training:
             # One that gets further each time may be lost as often as it likes.
             attempts = attempts + 1 if _step_of(newest) == _step_of(checkpoint) else 1
             checkpoint = newest
-            time.sleep(min(60.0, 2.0 ** (attempts - 1) - 1.0))
+            time.sleep(rest_s(attempts))
             self.display.note("all roles are started again")
             resumed = self._go_back(checkpoint)
             if checkpoint is None:

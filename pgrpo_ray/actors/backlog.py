@@ -183,7 +183,8 @@ class Backlog:
                 judging = Judging(rollouts, verdicts, None, (), 0.0, 0.0)
                 done = Shipment(None, judging, scoring=scoring, scalars=scalars)
             requests = self._requests_again(saved.requests)
-            demand = self._flow.restore(requests, section.group_size, section.temperature, saved.version, done)
+            how = section.group_size, section.temperature, saved.version
+            demand = self._flow.ask(requests, *how, score=True, done=done)
             if [group.request.number for group in demand.done] != saved.done:
                 raise CheckpointError(f"{checkpoint.folder}: {saved.file} holds other groups than the state says.")
             self.asked.append(demand)

@@ -1,9 +1,9 @@
 """Writing a run's checkpoints beside the run.
 
 Who waits for whom: `begin` waits until every learner rank has copied its state to its host's memory, which is all that
-training waits for. Then ranks and recorder write their files while the run goes on. `poll`, and `finish` before the
-next one, commit what has been written whole; nothing else makes a checkpoint. One that fails, such as on a full disk,
-is told, and leaves those before it; too many in a row end the run.
+training waits for. Then ranks and recorder write their files while the run goes on. `poll`, and `finish`, which comes
+before the next one, commit what has been written whole; nothing else makes a checkpoint. One that fails, such as on a
+full disk, is told, and leaves those before it; too many in a row end the run.
 """
 
 import time
@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
+from rich.markup import escape
 
 from pgrpo_ray.actors import waits
 from pgrpo_ray.config import CheckpointSection
@@ -38,8 +39,6 @@ class Checkpointer:
         self._step, self._value, self._began = 0, None, 0.0
         self._files: dict[str, FileFacts] = {}
         self._failures = 0
-        self.written_s = float("nan")
-        """That the last one took, from the copy to the manifest."""
 
     def due(self, step: int) -> bool:
         """Whether the run wants one after this step."""
@@ -54,12 +53,11 @@ class Checkpointer:
         timeout_s: float,
         wait_any: waits.WaitAny,
     ) -> None:
-        """Begin a checkpoint of the state that learner and driver are in; wait for the one before first.
+        """Begin a checkpoint of the state that learner and driver are in; the one before must be finished.
 
         `value`: of the metric that the best is chosen by. `keep` is given the draft, and returns references of the
         files that others put into it.
         """
-        self.finish(wait_any)
         self._began, self._step, self._value = time.monotonic(), state.step, value
         try:
             self._draft = self._store.begin(state.step)
@@ -97,7 +95,7 @@ class Checkpointer:
                 raise
             self._failed(error)
             return
-        self._failures, self.written_s = 0, time.monotonic() - self._began
+        self._failures = 0
 
     def _failed(self, error: PgrpoError) -> None:
         """Tell that there is no checkpoint of this step. Raises `error` where that has happened too often."""
@@ -105,4 +103,5 @@ class Checkpointer:
         self._failures += 1
         if self._failures > self._section.max_failures:
             raise error
-        self._note(f"[red]no checkpoint of step {self._step}: {error} The run goes on; the next is tried later.[/red]")
+        why = escape(f"no checkpoint of step {self._step}: {error}")
+        self._note(f"[red]{why} The run goes on; the next is tried later.[/red]")

@@ -183,45 +183,26 @@ class GroupFlow:
         *,
         score: bool,
         on_group: Callable[[], None] = lambda: None,
+        done: Shipment | None = None,
     ) -> Demand:
-        """Have a group sampled for each request, of different problems; return at once."""
-        demand = self._demand(requests, group_size, temperature, version, score, on_group)
-        self._sample(demand, requests)
-        return demand
+        """Have a group sampled for each request, of different problems; return at once.
 
-    def restore(
-        self,
-        requests: Sequence[PromptRequest],
-        group_size: int,
-        temperature: float,
-        version: int,
-        done: Shipment | None,
-    ) -> Demand:
-        """Go on with a demand of before a checkpoint: `done` holds groups that were done, the others are sampled."""
-        demand = self._demand(requests, group_size, temperature, version, score=True)
+        `done`: groups that were done before a checkpoint; these are not sampled again.
+        """
+        self._asked += 1
+        self._bound(group_size)
+        name = f"demand {self._asked}"
+        demand = Demand(name, tuple(requests), group_size, temperature, score, version, on_group)
         if done is not None:
             done.demand = demand
             self._look_at(done)
             self._hand_out(done)
-        came = {group.request for group in demand.done}
-        self._sample(demand, [request for request in requests if request not in came])
+        self._sample(demand, requests)
         return demand
 
-    def _demand(
-        self,
-        requests: Sequence[PromptRequest],
-        group_size: int,
-        temperature: float,
-        version: int,
-        score: bool,
-        on_group: Callable[[], None] = lambda: None,
-    ) -> Demand:
-        self._asked += 1
-        self._bound(group_size)
-        return Demand(f"demand {self._asked}", tuple(requests), group_size, temperature, score, version, on_group)
-
     def _sample(self, demand: Demand, requests: Sequence[PromptRequest]) -> None:
-        """Have the workers sample requests of a demand, or keep these until one is there."""
+        """Have the workers sample what has not arrived of some requests of a demand, or keep it until one is there."""
+        requests = [request for request in requests if request.problem_id not in demand.arrived]
         workers = self._crew.serving
         if not workers:
             self._unsampled.append((demand, requests))
@@ -338,9 +319,7 @@ class GroupFlow:
             return
         demand.streams -= 1
         if source.lost and not demand.dropped:
-            missing = [request for request in source.requests if request.problem_id not in demand.arrived]
-            if missing:
-                self._sample(demand, missing)
+            self._sample(demand, source.requests)
         self._check_all_came(demand)
 
     def _advance(self, shipment: Shipment) -> None:

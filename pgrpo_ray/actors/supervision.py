@@ -35,6 +35,11 @@ LOG_LINES = 8
 """Of a dead process's log, shown to the user. Ours; its log has the rest."""
 
 
+def rest_s(restarts: int) -> float:
+    """Return for how long somebody rests before the restart of that number, from 1: none at first, then ever longer."""
+    return min(60.0, 2.0 ** (restarts - 1) - 1.0)
+
+
 class RestartBudget:
     """How often something may be started again, and how long it rests before."""
 
@@ -45,14 +50,14 @@ class RestartBudget:
         self._taken: dict[str, deque[float]] = {}
 
     def take(self, name: str) -> float | None:
-        """Return the seconds to wait before `name` is started again, which double each time; None: not again."""
+        """Return the seconds to wait before `name` is started again (`rest_s`); None: not again."""
         now, taken = clock.now(), self._taken.setdefault(name, deque())
         while taken and now - taken[0] > self._window_s:
             taken.popleft()
         if len(taken) >= self._most:
             return None
         taken.append(now)
-        return min(60.0, 2.0 ** (len(taken) - 1) - 1.0)
+        return rest_s(len(taken))
 
 
 @dataclass(eq=False)
@@ -244,22 +249,22 @@ class Supervisor:
         worker.actor, worker.starting, worker.serves = None, None, False
         if self._respawn is None and self._section.on_failure != "stop":
             raise LostError(f"{why} It cannot be started again alone.", stage=ROLLOUT) from error
-        rest_s = None
+        pause_s = None
         if self._section.on_failure == "restart":
-            rest_s = self._budget.take(worker.name)
-            if rest_s is None and all(one.gone or one is worker for one in self._workers):
+            pause_s = self._budget.take(worker.name)
+            if pause_s is None and all(one.gone or one is worker for one in self._workers):
                 raise StageError(
                     f"{why} It has been started again cluster.max_restarts={self._section.max_restarts} times within "
                     f"{self._section.restart_window_s:g} s, and no other rollout worker is left.",
                     stage=ROLLOUT,
                 ) from error
-        if rest_s is None:
+        if pause_s is None:
             worker.gone = True
             if self._section.on_failure == "stop" or all(one.gone for one in self._workers):
                 raise LostError(f"{why} No rollout worker is left.", stage=ROLLOUT) from error
             return
-        worker.due = clock.now() + rest_s
-        if not rest_s:
+        worker.due = clock.now() + pause_s
+        if not pause_s:
             self._start_again(worker)
 
     def _start_again(self, worker: _Worker) -> None:

@@ -30,15 +30,13 @@ from fsspec.implementations.local import LocalFileSystem
 from pydantic import BaseModel, ConfigDict, Field
 
 from pgrpo_ray.errors import CheckpointError, EnvironmentFault, PgrpoError
-from pgrpo_ray.obs.disk import explain_full_disk, fsync_folder
+from pgrpo_ray.obs.disk import explain_full_disk, first_free, fsync_folder
 
 MANIFEST = "manifest.json"
 STATE = "state.json"
 FORMAT = 1
 """Of the manifest. A reader refuses what it does not know."""
 _NAME = re.compile(r"step-\d{6,}")
-_HASH_BYTES = 1 << 22
-"""Read at a time."""
 
 
 class FileFacts(BaseModel):
@@ -109,7 +107,7 @@ class CheckpointStore:
 
     def begin(self, step: int) -> str:
         """Return an empty draft, to be filled by `put_file` and then committed."""
-        name = f"step-{step:06d}"
+        name = _name_of(step)
         with _explained(self.root):
             if self._local:
                 draft = Path(self._path) / f".{name}.tmp"
@@ -127,7 +125,7 @@ class CheckpointStore:
         Raises `CheckpointError` when a file is not where this process sees it, `EnvironmentFault` for a full disk.
         """
         manifest = Manifest(format=FORMAT, step=step, value=value, files=dict(files))
-        name = f"step-{step:06d}"
+        name = _name_of(step)
         with _explained(self.root):
             self._fs.invalidate_cache()
             for file, facts in files.items():
@@ -190,10 +188,10 @@ class CheckpointStore:
         with _explained(self.root):
             for name in later:
                 if self._local:
-                    number = 1
-                    while (target := Path(self._path) / f"{name}.superseded.{number}").exists():
-                        number += 1
-                    (Path(self._path) / name).rename(target)
+                    folder = Path(self._path) / name
+                    folder.rename(
+                        first_free(lambda n, folder=folder: folder.with_name(f"{folder.name}.superseded.{n}"))
+                    )
                 else:
                     manifest = f"{self._path}/{name}/{MANIFEST}"
                     self._fs.copy(manifest, f"{manifest}.superseded")
@@ -325,12 +323,8 @@ def local_copy(folder: str, name: str) -> Iterator[Path]:
 
 def facts_of(path: Path) -> FileFacts:
     """Read a file; return its size and hash."""
-    digest, size = hashlib.sha256(), 0
     with path.open("rb") as file:
-        while piece := file.read(_HASH_BYTES):
-            digest.update(piece)
-            size += len(piece)
-    return FileFacts(bytes=size, sha256=digest.hexdigest())
+        return FileFacts(sha256=hashlib.file_digest(file, "sha256").hexdigest(), bytes=file.tell())
 
 
 def _open(root: str) -> tuple[Any, str]:
@@ -371,6 +365,10 @@ def _check_size(fs: Any, path: str, facts: FileFacts) -> None:
         ) from error
     if found != facts.bytes:
         raise CheckpointError(f"{path} has {found} bytes, {facts.bytes} were written.")
+
+
+def _name_of(step: int) -> str:
+    return f"step-{step:06d}"
 
 
 def _step_of(name: str) -> int:

@@ -10,7 +10,8 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import IO, Any
 
@@ -101,14 +102,16 @@ def hold_name(lock: Path, busy: str, setting: str) -> IO[str]:
     return file
 
 
+def first_free(numbered: Callable[[int], Path]) -> Path:
+    """Return the first of `numbered(1)`, `numbered(2)`, ... that does not exist."""
+    return next(path for path in map(numbered, count(1)) if not path.exists())
+
+
 def move_aside(folder: Path) -> Path | None:
     """Move a folder to the first free `<name>.<n>`; return where it went, None where there was none."""
     if not folder.exists():
         return None
-    number = 1
-    while (target := folder.with_name(f"{folder.name}.{number}")).exists():
-        number += 1
-    return folder.rename(target)
+    return folder.rename(first_free(lambda number: folder.with_name(f"{folder.name}.{number}")))
 
 
 def check_out(out: Path, setting: str = "--out") -> None:

@@ -29,7 +29,7 @@ from tensorboard.summary import Writer
 
 from pgrpo_ray.config import RunConfig, dump_tree
 from pgrpo_ray.errors import ConfigError
-from pgrpo_ray.obs.disk import explain_full_disk, hold_name, move_aside, write_whole
+from pgrpo_ray.obs.disk import explain_full_disk, first_free, hold_name, move_aside, write_whole
 
 ROLLOUTS, LEDGER, EVALUATIONS = "rollouts", "ledger", "evaluations"
 
@@ -85,9 +85,7 @@ class RunLog:
         with explain_full_disk(self.folder):
             self._metrics.close()
             self._events.close()
-            number = 1
-            while (aside := self.folder / "superseded" / str(number)).exists():
-                number += 1
+            aside = first_free(lambda number: self.folder / "superseded" / str(number))
             metrics = self.folder / "metrics.jsonl"
             lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
             kept = lines[: bisect(lines, step, key=_step_of_line)]

@@ -1,19 +1,11 @@
-"""A real local Ray for the session's actor tests, and rollouts for pools to judge."""
+"""A driver whose roles are scripted, and rollouts for pools to judge."""
 
 import pytest
-import ray
 from scripted import make_driver
 
 from pgrpo_ray.data import arrow
 
 __all__ = ["make_driver"]
-
-
-@pytest.fixture(scope="module")
-def local_ray():
-    ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,7 @@ from pgrpo_ray.data.padding import TokenRows
 from pgrpo_ray.errors import CorruptionError, GradientError, WeightSyncError
 from pgrpo_ray.learner.shares import Places, share_of
 
-pytestmark = [pytest.mark.ray, pytest.mark.deepspeed]
+pytestmark = [pytest.mark.ray, pytest.mark.deepspeed, pytest.mark.usefixtures("local_ray")]
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test module by name
 
@@ -32,13 +32,6 @@ GROUPS, SIZE = 3, 4
 TEMPERATURE = 0.7
 LONGEST = 48
 """Of a response, as `fixed_length` takes it."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def local_ray():
-    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture(scope="module")
