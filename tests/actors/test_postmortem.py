@@ -97,6 +97,8 @@ class TestOnALivingNode:
         actor = born()
         lives(actor)
         ray.kill(actor)
+        while not lives_not(actor):  # the kill is a message: a call sent right after it may still be answered
+            time.sleep(0.05)
         death = describe_death(actor, error_of(actor.speak.remote()), "recorder")
         assert death.reason == "ended on purpose (The actor is dead because it was killed by `ray.kill`)"
 
