@@ -32,6 +32,7 @@ SETTINGS = {
     "cluster.silence_s": 10,
     "cluster.max_restarts": 100,
     "sandbox.backend": "docker",
+    "reward_model.score": "all",  # else a step in which nothing passes needs no replica
 }
 TIMEOUT_S = 240
 NAMED = {  # what the run says of it

@@ -111,6 +111,10 @@ class CheckpointError(PgrpoError):
     """There is no checkpoint to go on from, or it is damaged, or of another run. The message offers another."""
 
 
+class OwnershipError(PgrpoError):
+    """Another process writes the checkpoints of this run by now. Nothing of them was touched; this one must end."""
+
+
 class GradientError(PgrpoError):
     """Too many optimizer steps in a row had a gradient that is no number or far out of line. None of them was taken."""
 

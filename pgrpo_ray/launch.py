@@ -63,6 +63,8 @@ def run(config: RunConfig, console: Console, resume: str | None = None) -> Path:
             check_unused(config)
         with contextlib.closing(RunLog(config, resume=resume is not None)) as log, Display(console) as display:
             checkpoint = choose_checkpoint(config, resume, log)
+            if config.checkpoint.every_steps:  # a process that was taken for dead may live where nobody can reach it
+                CheckpointStore(config.checkpoint_root).claim()
             if log.moved_to:
                 display.note(f"an earlier run of this name is now {log.moved_to}")
             display.note(f"run folder: {log.folder}")

@@ -6,6 +6,7 @@ errors, each with what was wrong, where, and how to fix it; starts neither Ray n
 
 import contextlib
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,9 @@ class RewardPlan:
         return STARTER in (models if self.scored == "none" else [*models, config.reward_model.model])
 
 
+CHECKPOINT_BYTES = 12
+"""Of a checkpoint for each parameter: weight and both of Adam's moments, float32."""
+
 STARTER_POLICY = ModelFacts(num_parameters=1_000_000, max_positions=512)
 """The starter's policy before it exists: its size is about this (a test holds it to that), its positions exactly."""
 
@@ -106,6 +110,7 @@ def examine(config: RunConfig) -> Examined:
     if config.policy.model != STARTER:
         policy = model_facts(config.policy.model, "policy.model", role="causal")
     check_lengths(config, policy)
+    check_checkpoint_room(config, policy)
     return Examined(reward, sandbox, problems, policy)
 
 
@@ -152,6 +157,26 @@ def check_disk(config: RunConfig, uses_starter: bool) -> None:
     _check_folder(Path(config.run.dir), "run.dir", "--set run.dir=FOLDER", config.run.min_free_mib)
     if uses_starter:
         _check_folder(cache_folder(), "the starter's cache", "PGRPO_CACHE=FOLDER", config.run.min_free_mib)
+
+
+def check_checkpoint_room(config: RunConfig, policy: ModelFacts) -> None:
+    """Raise `EnvironmentFault` when the disk cannot hold the checkpoints that a run keeps; a URL's is not known."""
+    section, root = config.checkpoint, config.checkpoint_root
+    if not section.every_steps or "://" in root:
+        return
+    each_mib = policy.num_parameters * CHECKPOINT_BYTES >> 20
+    kept = section.keep + 2  # the best, and the one that is being written
+    there_mib = sum(file.stat().st_size for file in Path(root).glob("step-*/*")) >> 20  # of a run that is resumed
+    existing = next(parent for parent in (Path(root).absolute(), *Path(root).absolute().parents) if parent.exists())
+    free_mib = shutil.disk_usage(existing).free >> 20
+    wanted_mib = kept * each_mib - there_mib
+    if wanted_mib > free_mib:
+        raise EnvironmentFault(
+            f"checkpoint.dir: {root} has {free_mib:,} MiB free; {kept} checkpoints of {each_mib:,} MiB "
+            f"(checkpoint.keep={section.keep}, the best, one being written) take {wanted_mib:,} MiB more. Free space, "
+            "choose another folder or URL with --set checkpoint.dir=..., lower checkpoint.keep, or set "
+            "checkpoint.every_steps=0 for none."
+        )
 
 
 def _check_folder(folder: Path, what: str, fix: str, min_free_mib: int) -> None:

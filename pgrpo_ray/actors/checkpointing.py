@@ -56,9 +56,10 @@ class Checkpointer:
         """Begin a checkpoint of the state that learner and driver are in; the one before must be finished.
 
         `value`: of the metric that the best is chosen by. `keep` is given the draft, and returns references of the
-        files that others put into it.
+        files that others put into it. Raises `OwnershipError` where another process writes them by now.
         """
         self._began, self._step, self._value = time.monotonic(), state.step, value
+        self._store.check_owner()
         try:
             self._draft = self._store.begin(state.step)
             name, facts = put_file(self._draft, STATE, lambda path: path.write_text(state.model_dump_json(), "utf-8"))
@@ -88,6 +89,7 @@ class Checkpointer:
         left = self._began + self._section.deadline_s - time.monotonic()
         try:
             files = waits.get(writing, max(1.0, left), "checkpoint writer", wait_any)
+            self._store.check_owner()
             self._store.commit(self._draft, self._step, self._files | dict(files), self._value)
             self._store.prune(self._section.keep, highest=self._section.best_is == "highest")
         except (CheckpointError, EnvironmentFault, LostError) as error:

@@ -10,15 +10,20 @@ The root is a folder, or any URL that fsspec knows (`s3://`, `gs://`): there fil
 disk a checkpoint grows under another name, is on the disk byte for byte, and then takes its own; object stores know no
 renaming, so there the manifest is written last. Either way a run that is killed leaves the checkpoints that it had.
 
-Owns names, manifests and what is kept. Does not own what is in the files. One process begins, commits and prunes; any
-number of processes on any node put files into a draft, if the root is storage that they share.
+Owns names, manifests and what is kept. Does not own what is in the files. One process begins, commits and prunes: the
+one that claimed the root last, whose `owner.json` is there. Who finds another's has been replaced, by a resume that took
+it for dead or by a second run of its name, and must stop. Any number of processes on any node put files into a draft, if
+the root is storage that they share.
 """
 
 import contextlib
 import hashlib
+import json
 import os
 import re
+import secrets
 import shutil
+import socket
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -29,7 +34,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 from pydantic import BaseModel, ConfigDict, Field
 
-from pgrpo_ray.errors import CheckpointError, EnvironmentFault, PgrpoError
+from pgrpo_ray.errors import CheckpointError, EnvironmentFault, OwnershipError, PgrpoError
 from pgrpo_ray.obs.disk import explain_full_disk, first_free, fsync_folder
 
 MANIFEST = "manifest.json"
@@ -37,6 +42,9 @@ STATE = "state.json"
 FORMAT = 1
 """Of the manifest. A reader refuses what it does not know."""
 _NAME = re.compile(r"step-\d{6,}")
+OWNER = "owner.json"
+_ME = f"process {os.getpid()} on {socket.gethostname()} ({secrets.token_hex(4)})"
+"""This process, as the owner of a root: told to people, and no other process's."""
 
 
 class FileFacts(BaseModel):
@@ -92,6 +100,28 @@ class CheckpointStore:
         self._fs, self._path = _open(root)
         self._local = isinstance(self._fs, LocalFileSystem)
         self.root = self._path if self._local else root.rstrip("/")
+
+    def claim(self) -> None:
+        """Be the one process that writes here from now on."""
+        with _explained(self.root):
+            self._fs.makedirs(self._path, exist_ok=True)
+            put_file(self.root, OWNER, lambda path: path.write_text(json.dumps({"owner": _ME}), "utf-8"))
+
+    def check_owner(self) -> None:
+        """Raise `OwnershipError` when another process has claimed the root since; claim one that nobody has."""
+        try:
+            with _explained(self.root), local_copy(self.root, OWNER) as path:
+                owner = json.loads(path.read_text(encoding="utf-8"))["owner"]
+        except FileNotFoundError:
+            self.claim()
+            return
+        except (ValueError, KeyError):  # it is being written
+            owner = "somebody"
+        if owner != _ME:
+            raise OwnershipError(
+                f"{self.root} has been taken over by {owner}: a resume of this run, or another run of its name. This "
+                "process stops and leaves the checkpoints alone. Give each run a run.name or checkpoint.dir of its own."
+            )
 
     def names(self) -> list[str]:
         """Return the names of all checkpoints, whole or damaged, oldest first."""

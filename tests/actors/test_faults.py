@@ -1,5 +1,6 @@
 """Parts that die, hang or fail while a scripted run goes on, and runs that go on from a checkpoint."""
 
+import concurrent.futures
 import json
 import os
 import signal
@@ -13,8 +14,8 @@ from scripted import GROUP, versions
 from pgrpo_ray.actors import waits
 from pgrpo_ray.data.ledger import audit
 from pgrpo_ray.data.run_state import read_state
-from pgrpo_ray.errors import EnvironmentFault, LostError, StageError
-from pgrpo_ray.obs.checkpoints import CheckpointStore
+from pgrpo_ray.errors import EnvironmentFault, LostError, OwnershipError, StageError
+from pgrpo_ray.obs.checkpoints import OWNER, CheckpointStore
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 
@@ -129,12 +130,29 @@ def test_a_run_goes_on_from_any_checkpoint_with_what_was_done_and_what_was_under
         assert len(trained(others)) == (6 - state.step) * 3 * (GROUP - 1)
 
 
+def test_a_run_whose_checkpoints_another_process_has_claimed_ends_and_leaves_them(make_driver):
+    driver, _, log = make_driver(steps=3000, checkpoint={"every_steps": 1, "max_failures": 9})
+    folder = log.folder / "checkpoints"
+
+    def claim():
+        while not (folder / "step-000001").exists():
+            time.sleep(0.05)
+        (folder / OWNER).write_text(json.dumps({"owner": "process 7 on elsewhere"}))
+
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        claimed = thread.submit(claim)
+        with pytest.raises(OwnershipError, match="taken over by process 7 on elsewhere"):
+            driver.run()
+        claimed.result()
+    assert "process 7" in (folder / OWNER).read_text()
+
+
 def test_a_checkpoint_that_fails_is_told_and_too_many_end_the_run(make_driver):
     driver, _, log = make_driver(learner="meets a full disk", steps=3, checkpoint={"every_steps": 1, "max_failures": 9})
     driver.run()
     assert driver.said().count("no checkpoint of step") == 3
     assert CheckpointStore(str(log.folder / "checkpoints")).names() == []
-    assert not list((log.folder / "checkpoints").iterdir())
+    assert [path.name for path in (log.folder / "checkpoints").iterdir()] == [OWNER]
     log.close()
     driver, _, _ = make_driver(learner="meets a full disk", steps=9, checkpoint={"every_steps": 1, "max_failures": 1})
     with pytest.raises(EnvironmentFault, match="No space left on device"):

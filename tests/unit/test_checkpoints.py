@@ -9,7 +9,7 @@ import fsspec
 import pytest
 from safetensors import SafetensorError
 
-from pgrpo_ray.errors import CheckpointError, EnvironmentFault
+from pgrpo_ray.errors import CheckpointError, EnvironmentFault, OwnershipError
 from pgrpo_ray.learner import shards
 from pgrpo_ray.obs import checkpoints
 from pgrpo_ray.obs.checkpoints import MANIFEST, STATE, CheckpointStore, local_copy, put_file
@@ -53,6 +53,19 @@ def test_a_draft_does_not_count(root):
     assert store.names() == ["step-000001"]
     with pytest.raises(CheckpointError, match=r"no checkpoint 'step-000002'.* there are: step-000001"):
         store.open("step-000002")
+
+
+def test_who_was_replaced_is_told_and_touches_nothing(root, monkeypatch):
+    mine = CheckpointStore(root)
+    mine.check_owner()  # nobody's, so mine
+    make(mine, 1)
+    monkeypatch.setattr(checkpoints, "_ME", "process 7 on elsewhere")
+    CheckpointStore(root).claim()
+    CheckpointStore(root).check_owner()
+    monkeypatch.undo()
+    with pytest.raises(OwnershipError, match="has been taken over by process 7 on elsewhere"):
+        mine.check_owner()
+    assert mine.names() == ["step-000001"]
 
 
 def test_where_there_is_none_it_says_so(root):
