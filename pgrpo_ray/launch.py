@@ -43,16 +43,18 @@ _PACKAGES = (
 )
 
 
-LATEST = "latest"
-"""Instead of the name of a checkpoint."""
+LATEST, LATEST_IF_ANY = "latest", "latest if any"
+"""Instead of the name of a checkpoint: the newest; the newest where there is one, else begin."""
 
 
 def run(config: RunConfig, console: Console, resume: str | None = None) -> Path:
     """Train as `config` says; return the run's folder. Raises the project's errors.
 
-    `resume`: the checkpoint of this run to go on from, or `LATEST`; None: begin.
+    `resume`: the checkpoint of this run to go on from, `LATEST` or `LATEST_IF_ANY`; None: begin.
     """
     started = time.monotonic()
+    if resume == LATEST_IF_ANY:
+        resume = LATEST if CheckpointStore(config.checkpoint_root).names() else None
     with interruptible():
         examined = preflight.examine(config)
         if examined.sandbox.kind == "process":

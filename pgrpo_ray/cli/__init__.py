@@ -49,6 +49,9 @@ def train(
     resume_from: Annotated[
         str | None, typer.Option(metavar="NAME", help="Go on from this checkpoint of the run, such as step-000020.")
     ] = None,
+    resume_if_any: Annotated[
+        bool, typer.Option(help="Go on from the newest checkpoint where there is one, else begin: for jobs.")
+    ] = False,
 ) -> None:
     """Train a policy with P-GRPO and leave a record under runs/<name>/.
 
@@ -62,8 +65,11 @@ def train(
     """
     from pgrpo_ray import launch
 
-    resume_from = resume_from or (launch.LATEST if resume else None)
-    launch.run(configuration.load(config, overrides), Console(), resume_from)
+    chosen = [how for how, given in ((launch.LATEST, resume), (launch.LATEST_IF_ANY, resume_if_any)) if given]
+    chosen += [resume_from] if resume_from else []
+    if len(chosen) > 1:
+        raise ConfigError("give one of --resume, --resume-from and --resume-if-any.", path="--resume")
+    launch.run(configuration.load(config, overrides), Console(), chosen[0] if chosen else None)
 
 
 @app.command()

@@ -11,9 +11,9 @@ disk a checkpoint grows under another name, is on the disk byte for byte, and th
 renaming, so there the manifest is written last. Either way a run that is killed leaves the checkpoints that it had.
 
 Owns names, manifests and what is kept. Does not own what is in the files. One process begins, commits and prunes: the
-one that claimed the root last, whose `owner.json` is there. Who finds another's has been replaced, by a resume that took
-it for dead or by a second run of its name, and must stop. Any number of processes on any node put files into a draft, if
-the root is storage that they share.
+one that claimed the root last, whose `owner.json` is there. Who finds another's has been replaced, by a resume that
+took it for dead or by a second run of its name, and must stop. Any number of processes on any node put files into a
+draft, if the root is storage that they share.
 """
 
 import contextlib

@@ -1,0 +1,67 @@
+"""What is looked at before a run begins: room for its checkpoints, and whether there is one to go on from."""
+
+import shutil
+from types import SimpleNamespace
+
+import pytest
+
+from pgrpo_ray import launch, preflight
+from pgrpo_ray.config import parse
+from pgrpo_ray.errors import EnvironmentFault
+from pgrpo_ray.obs.checkpoints import STATE, CheckpointStore, put_file
+
+MODEL = preflight.ModelFacts(num_parameters=1 << 20, max_positions=None)
+"""Its checkpoint takes 12 MiB."""
+
+
+@pytest.fixture
+def free_mib(monkeypatch):
+    """Sets the room that every disk has, MiB."""
+
+    def set_free(mib):
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=mib << 20))
+
+    return set_free
+
+
+def config(folder, **checkpoint):
+    return parse({"run": {"dir": str(folder), "name": "mine"}, "checkpoint": checkpoint})
+
+
+def write_checkpoint(config, step):
+    store = CheckpointStore(config.checkpoint_root)
+    draft = store.begin(step)
+    files = [
+        put_file(draft, STATE, lambda path: path.write_text("{}")),
+        put_file(draft, "learner-00000-of-00001.safetensors", lambda path: path.write_bytes(bytes(12 << 20))),
+    ]
+    store.commit(draft, step, dict(files))
+
+
+def test_a_disk_must_hold_those_that_are_kept_the_best_and_a_draft(tmp_path, free_mib):
+    free_mib(60)
+    preflight.check_checkpoint_room(config(tmp_path, keep=3), MODEL)
+    free_mib(59)
+    with pytest.raises(EnvironmentFault, match=r"has 59 MiB free; 5 checkpoints of 12 MiB .* take 60 MiB more\. Free"):
+        preflight.check_checkpoint_room(config(tmp_path, keep=3), MODEL)
+    preflight.check_checkpoint_room(config(tmp_path, keep=3, every_steps=0), MODEL)
+    preflight.check_checkpoint_room(config(tmp_path, keep=3, dir="memory://bucket"), MODEL)
+
+
+def test_what_a_run_that_is_resumed_has_written_counts(tmp_path, free_mib):
+    write_checkpoint(config(tmp_path), 1)
+    free_mib(48)
+    preflight.check_checkpoint_room(config(tmp_path, keep=3), MODEL)
+
+
+def test_a_job_begins_where_there_is_no_checkpoint_and_goes_on_where_there_is_one(tmp_path, monkeypatch):
+    wanted = []
+    monkeypatch.setattr(launch, "check_unused", lambda config: wanted.append("begins") or 1 / 0)
+    monkeypatch.setattr(launch, "RunLog", lambda config, resume: wanted.append("goes on") or 1 / 0)
+    short = {"data": {"max_prompt_tokens": 64}, "rollout": {"max_response_tokens": 128}}
+    mine = parse({"run": {"dir": str(tmp_path), "name": "mine"}, "sandbox": {"backend": "process"}, **short})
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            launch.run(mine, SimpleNamespace(print=lambda *_, **__: None), launch.LATEST_IF_ANY)
+        write_checkpoint(mine, 1)
+    assert wanted == ["begins", "goes on"]
