@@ -40,6 +40,7 @@ NAMED = {  # what the run says of it
     "learner rank": "learner",
     "execution pool": "execution pool",
     "recorder": "recorder",
+    "reward replica": "reward replica",
 }
 
 

@@ -145,7 +145,8 @@ class Driver:
         self._derived = derive(config)
         self._timeline = Timeline(log.folder / "trace.json" if config.run.trace else None)
         statements = {problem.id: problem.prompt for problem in problems}
-        self._crew = Supervisor(fleet.rollout, fleet.supervised(), config.cluster, fleet.respawn, display.note)
+        about = fleet.rollout, fleet.supervised(), config.cluster, fleet.respawn, display.note
+        self._crew = Supervisor(*about, fleet.replicas)
         self._learning = False
         """The learner is at an update, or its weights are newer than those that the rollout workers serve."""
         roles = fleet.pools, fleet.reward

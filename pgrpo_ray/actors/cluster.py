@@ -134,6 +134,15 @@ def check_capacity(who: str, cpus: float, gpus: float, where: str, fix: str) -> 
             )
 
 
+def offers() -> dict[str, dict[str, float]]:
+    """Return what each living node offers, by its address and the beginning of its id."""
+    return {
+        f"{node['NodeManagerAddress']} ({node['NodeID'][:6]})": node["Resources"]
+        for node in ray.nodes()
+        if node["Alive"]
+    }
+
+
 def ship_tables() -> None:
     """Have this process send Arrow tables as IPC streams.
 

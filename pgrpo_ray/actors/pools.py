@@ -66,7 +66,7 @@ def sandbox_nodes(config: RunConfig) -> list[Node]:
             f"{len(offering)} living nodes offer the resource `{RESOURCE}`, and none of them satisfies "
             f"sandbox.placement={config.sandbox.placement}. Start the nodes that shall judge programs (each with a "
             f"Docker engine and the runner image) with `ray start ... --resources='{{\"{RESOURCE}\": 1}}'`, or in a "
-            f'KubeRay worker group with rayStartParams: {{resources: \'"{{\\"{RESOURCE}\\": 1}}"\'}}.'
+            f'KubeRay worker group with resources: {{{RESOURCE}: "1"}}.'
         )
     return nodes
 

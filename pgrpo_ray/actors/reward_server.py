@@ -136,16 +136,25 @@ class RewardServer:
     `ask_groups` is for one thread, `score` for one event loop.
     """
 
-    def __init__(self, name: str, section: RewardModelSection, version: str, env: dict[str, str], drain_s: float):
+    def __init__(
+        self,
+        name: str,
+        section: RewardModelSection,
+        version: str,
+        env: dict[str, str],
+        drain_s: float,
+        resources: dict[str, float] | None = None,
+    ):
         """`name`: of the Serve application, unique in the cluster. `env` is set in the replicas before they import.
 
-        `drain_s`: for calls in replicas to finish when the server ends.
+        `drain_s`: for calls in replicas to finish when the server ends. `resources`: custom ones of Ray, of each.
         """
         self.name = name
         self._section = section
         self._version = version
         self._env = env
         self._drain_s = drain_s
+        self._resources = resources or {}
         self._gathering = Gathering(self._send, section.gather, CALLS_PER_REPLICA * section.replicas)
         self._started_serve = False
         self._deployed = False
@@ -171,6 +180,7 @@ class RewardServer:
             ray_actor_options={
                 "num_cpus": section.threads,
                 "num_gpus": section.gpus,
+                "resources": self._resources,
                 "runtime_env": {"env_vars": self._env},
             },
             health_check_period_s=HEALTH_PERIOD_S,
@@ -206,6 +216,15 @@ class RewardServer:
         status = self._status()
         deployment = status.deployments.get(DEPLOYMENT) if status else None
         return {str(state): count for state, count in deployment.replica_states.items()} if deployment else {}
+
+    def replica_actors(self) -> dict[str, Any]:
+        """Return the handles of its replicas by a name for people; for who watches them."""
+        marker, found = f"SERVE_REPLICA::{self.name}#{DEPLOYMENT}#", {}
+        for actor in ray.util.list_named_actors(all_namespaces=True):
+            if actor["name"].startswith(marker):
+                with contextlib.suppress(ValueError):  # it has ended since
+                    found[f"reward replica {actor['name'].removeprefix(marker)}"] = ray.get_actor(**actor)
+        return found
 
     def ask_groups(self, rollouts: Any, rows: list[int], statements: list[str], timeout_s: float) -> Any:
         """Have `rows` of a table scored, which is given as a reference; return the reference of its THINKING table.

@@ -8,6 +8,7 @@ server's is heard after the others').
 import contextlib
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,6 +17,7 @@ from typing import Any
 
 import ray
 from ray._private.state import available_resources_per_node
+from ray.autoscaler.sdk import request_resources
 from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
@@ -24,10 +26,10 @@ from pgrpo_ray.actors import roles, waits, weight_sync
 from pgrpo_ray.actors.checkpointing import CHECKPOINT
 from pgrpo_ray.actors.cluster import (
     actor_class,
-    check_capacity,
     cluster_session,
     environment,
     node_address,
+    offers,
     vllm_env,
 )
 from pgrpo_ray.actors.group_flow import SAMPLING
@@ -36,7 +38,7 @@ from pgrpo_ray.actors.reward_server import RewardServer
 from pgrpo_ray.actors.scoring import GroupScorer
 from pgrpo_ray.actors.supervision import LEARNER, POOL, RECORDER
 from pgrpo_ray.algo.rewards import Scored
-from pgrpo_ray.config import RewardModelSection, RunConfig, derive
+from pgrpo_ray.config import RewardModelSection, RunConfig, derive, placement
 from pgrpo_ray.errors import EnvironmentFault, LostError
 from pgrpo_ray.obs.checkpoints import Checkpoint
 from pgrpo_ray.reward_model.version import folder_version
@@ -47,6 +49,8 @@ CLOSE_TIMEOUT_S = 5.0
 POOL_TASK_RETRIES = 2
 """Ours: a group that ends its pool's process three times may be the reason, and goes on to another pool."""
 
+NODES_PAUSE_S = 2.0
+"""Between two looks for nodes that are joining."""
 RELEASE_TIMEOUT_S = 10.0
 """For Ray to free the resource of a run that has just ended."""
 
@@ -76,8 +80,8 @@ class Fleet:
     respawn: Callable[[int], Any] | None = None
     """Makes the rollout worker of an index anew, not started yet; None where none can be."""
     learner: list[Any] = field(default_factory=list)
-    shared_gpus: PlacementGroup | None = None
-    """With `cluster.colocate`: a bundle for each pair of learner rank and rollout worker."""
+    reserved: PlacementGroup | None = None
+    """Room for learner ranks and rollout workers; see `_reserve`."""
 
     def all(self) -> list[Any]:
         """Every actor's handle that exists; the reward server's replicas belong to Ray Serve."""
@@ -90,6 +94,10 @@ class Fleet:
         others |= {f"{LEARNER} rank {rank}": (LEARNER, actor) for rank, actor in enumerate(self.learner)}
         return others | {RECORDER: (RECORDER, self.recorder)}
 
+    def replicas(self) -> dict[str, Any]:
+        """Handles of the reward server's replicas that are there just now, by the name that errors call them."""
+        return self.reward_server.replica_actors() if self.reward_server else {}
+
     def with_tokenizer(self) -> dict[str, Any]:
         """Those that decode token ids, by the name that errors call them."""
         workers = {f"rollout worker {index}": actor for index, actor in enumerate(self.rollout)}
@@ -99,19 +107,20 @@ class Fleet:
 @contextlib.contextmanager
 def ray_session(config: RunConfig) -> Iterator[None]:
     """Join or start Ray for the length of the block, with room for every role of a run."""
-    with cluster_session(config.cluster, _cpus_wanted(config), {RESOURCE: 1}):
-        _check_resources(config)
+    marks = {RESOURCE: 1, **dict.fromkeys(config.cluster.pinned, 1)}
+    with cluster_session(config.cluster, _cpus_wanted(config), marks):
+        _check_free(check_room(config))
         yield
 
 
 def fitted(config: RunConfig) -> RunConfig:
     """Return the config with as many rollout workers and learner ranks as the nodes that are left can hold.
 
-    One of each stays, which `_check_resources` may refuse.
+    One of each stays, which `check_room` may refuse.
     """
-    there = ray.cluster_resources()
+    there = offers()
     sections = {"rollout": "num_workers", "learner": "num_ranks"}
-    while _cpus_wanted(config) > there.get("CPU", 0) or config.gpus > there.get("GPU", 0):
+    while None in placement.place(placement.bundles(config), there):
         counts = {name: getattr(getattr(config, name), key) for name, key in sections.items()}
         most = max(counts, key=lambda name: counts[name])
         if counts[most] == 1:
@@ -122,11 +131,32 @@ def fitted(config: RunConfig) -> RunConfig:
     return config
 
 
-def _check_resources(config: RunConfig) -> None:
-    """Raise `EnvironmentFault` when the cluster cannot hold all roles: they would stay pending for ever."""
-    _check_free(sandbox_nodes(config))
-    fix = "rollout.num_workers, learner.num_ranks, reward_model.replicas, or what each takes"
-    check_capacity("the run", _cpus_wanted(config), config.gpus, f"cluster.address={config.cluster.address!r}", fix)
+def check_room(config: RunConfig) -> list[Node]:
+    """Return the nodes that judge programs. Raises `EnvironmentFault` when the cluster cannot hold all roles, which
+    would stay pending for ever, once `cluster.wait_for_nodes_s` have passed."""
+    deadline, wanted = time.monotonic() + config.cluster.wait_for_nodes_s, placement.bundles(config)
+    while True:
+        late, missing = time.monotonic() >= deadline, placement.lacking(wanted, offers())
+        with contextlib.nullcontext() if late else contextlib.suppress(EnvironmentFault):
+            nodes = sandbox_nodes(config)
+            if not missing:
+                return nodes
+        if late:
+            break
+        request_resources(bundles=[*(dict(bundle.takes) for bundle in wanted), {RESOURCE: 1}])
+        time.sleep(NODES_PAUSE_S)
+    there = "; ".join(f"{name}: {_told(offered)}" for name, offered in offers().items())
+    raise EnvironmentFault(
+        f"the Ray cluster at cluster.address={config.cluster.address!r} cannot hold the run. {'. '.join(missing)}. The "
+        f"nodes are {there}. Add nodes, wait for them with cluster.wait_for_nodes_s, or lower rollout.num_workers, "
+        "learner.num_ranks, reward_model.replicas, or what each takes."
+    )
+
+
+def _told(offered: dict[str, float]) -> str:
+    """What a node offers, without what Ray alone reads."""
+    kept = {name: n for name, n in offered.items() if ":" not in name and not name.endswith("memory")}
+    return ", ".join(f"{amount:g} {name}" for name, amount in sorted(kept.items())) or "nothing"
 
 
 def _check_free(nodes: list[Node]) -> None:
@@ -184,14 +214,13 @@ def _spawn(
     timeout_s = config.cluster.startup_timeout_s
     actors.problems = ray.put(problems)
     actors.pools = spawn_pools(config, sandbox_kind, actors.problems)
-    if config.cluster.colocate:
-        actors.shared_gpus = _share_gpus(config, timeout_s)
-    actors.learner = learner_ranks(config, models.policy, actors.shared_gpus)
-    actors.rollout = rollout_workers(config, models.policy, actors.shared_gpus)
+    actors.reserved = _reserve(config)
+    actors.learner = learner_ranks(config, models.policy, actors.reserved)
+    actors.rollout = rollout_workers(config, models.policy, actors.reserved)
     if config.sync.transport == "object_store":  # else it would have to join the learner's communicator
 
         def respawn(index: int) -> Any:
-            actors.rollout[index] = rollout_worker(config, models.policy, index, actors.shared_gpus)
+            actors.rollout[index] = rollout_worker(config, models.policy, index, actors.reserved)
             return actors.rollout[index]
 
         actors.respawn = respawn
@@ -222,29 +251,42 @@ def _spawn(
         actors.reward.version = actors.reward_server.wait_ready(max(1.0, deadline - time.monotonic())).version
 
 
-def _share_gpus(config: RunConfig, timeout_s: float) -> PlacementGroup:
-    """Reserve a GPU for each learner rank and the rollout worker that shares it."""
-    cpus = config.learner.threads_per_rank + config.rollout.threads_per_worker
-    pairs = placement_group([{"GPU": 1, "CPU": cpus}] * config.learner.num_ranks)
-    if not pairs.wait(timeout_s):
-        remove_placement_group(pairs)
+def _reserve(config: RunConfig) -> PlacementGroup:
+    """Reserve room for all learner ranks and rollout workers at once, close together: of two runs that start at the
+    same time one gets all and the other waits, where each could else wait for ever for what the other holds.
+
+    A bundle for each rank, then one for each worker; with `cluster.colocate` one for each pair.
+    """
+    wanted = [bundle for bundle in placement.bundles(config) if bundle.role != "reward"]
+    timeout_s = config.cluster.startup_timeout_s
+    group = placement_group([dict(bundle.takes) for bundle in wanted], "PACK")
+    if not group.wait(timeout_s):
+        remove_placement_group(group)
+        kinds = Counter(f"{bundle.role} ({bundle})" for bundle in wanted)
+        asked = ", ".join(f"{count} x {kind}" for kind, count in kinds.items())
+        free = "; ".join(f"{node[:6]}: {_told(left)}" for node, left in available_resources_per_node().items())
         raise EnvironmentFault(
-            f"cluster.colocate wants {config.learner.num_ranks} times a GPU and {cpus} CPUs on one node, which the "
-            f"cluster did not have within {timeout_s:g} s. Lower learner.num_ranks and rollout.num_workers, or the "
-            "threads of each."
+            f"the nodes had no room for {asked} within cluster.startup_timeout_s={timeout_s:g} s, though empty they "
+            f"would. Another run may hold it (`ray list placement-groups` shows it). Free now: {free}. Wait for its "
+            "end, or ask for less."
         )
-    return pairs
+    return group
 
 
-def _place(index: int, pairs: PlacementGroup | None, gpus: float) -> dict[str, Any]:
-    """Options of an actor with `gpus`: for the pair of that index, half a GPU where it is shared."""
-    if pairs is None:
-        return {"gpus": gpus}
-    return {"gpus": gpus / 2, "scheduling_strategy": PlacementGroupSchedulingStrategy(pairs, index)}
+def _place(config: RunConfig, role: str, index: int, gpus: float, group: PlacementGroup | None) -> dict[str, Any]:
+    """Options of the actor of that index in its role: in its bundle of `group`, with half a GPU where it is shared."""
+    colocated = config.cluster.colocate
+    options: dict[str, Any] = {"gpus": gpus / 2 if colocated and group else gpus}
+    if role in config.cluster.pinned:
+        options["resources"] = {role: placement.PIN}
+    if group is not None:
+        first = 0 if role == "learner" or colocated else config.learner.num_ranks
+        options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(group, first + index)
+    return options
 
 
-def learner_ranks(config: RunConfig, model: str, pairs: PlacementGroup | None = None) -> list[Any]:
-    """Spawn the learner's ranks; they have not joined yet. `pairs`: on which GPUs, where these are shared."""
+def learner_ranks(config: RunConfig, model: str, group: PlacementGroup | None = None) -> list[Any]:
+    """Spawn the learner's ranks; they have not joined yet. `group`: what `_reserve` returned."""
     section = config.learner
     return [
         actor_class(
@@ -252,18 +294,18 @@ def learner_ranks(config: RunConfig, model: str, pairs: PlacementGroup | None = 
             cpus=section.threads_per_rank,
             threads=section.threads_per_rank,
             concurrency_groups={CHECKPOINT: 1},
-            **_place(rank, pairs, section.gpus_per_rank),
+            **_place(config, "learner", rank, section.gpus_per_rank, group),
         ).remote(config, model)
         for rank in range(section.num_ranks)
     ]
 
 
-def rollout_workers(config: RunConfig, model: str, pairs: PlacementGroup | None = None) -> list[Any]:
-    """Spawn the rollout workers; they have not started yet. `pairs`: on which GPUs, where these are shared."""
-    return [rollout_worker(config, model, index, pairs) for index in range(config.rollout.num_workers)]
+def rollout_workers(config: RunConfig, model: str, group: PlacementGroup | None = None) -> list[Any]:
+    """Spawn the rollout workers; they have not started yet. `group`: what `_reserve` returned."""
+    return [rollout_worker(config, model, index, group) for index in range(config.rollout.num_workers)]
 
 
-def rollout_worker(config: RunConfig, model: str, index: int, pairs: PlacementGroup | None = None) -> Any:
+def rollout_worker(config: RunConfig, model: str, index: int, group: PlacementGroup | None = None) -> Any:
     """Spawn one; see `rollout_workers`."""
     section = config.rollout
     return actor_class(
@@ -274,7 +316,7 @@ def rollout_worker(config: RunConfig, model: str, index: int, pairs: PlacementGr
         # Batches ahead, each in up to three demands where late groups are dropped; a replacement and an evaluation; and
         # what a lost worker leaves of each.
         concurrency_groups={SAMPLING: 6 * derive(config).steps_ahead + 6},
-        **_place(index, pairs, section.gpus_per_worker),
+        **_place(config, "rollout", index, section.gpus_per_worker, group),
     ).remote(config, model, index)
 
 
@@ -283,7 +325,8 @@ def _reward_server(config: RunConfig, model: str) -> RewardServer:
     section = config.reward_model.model_copy(update={"model": model})
     name = f"pgrpo-{config.run.name}-{os.getpid()}-{time.time_ns():x}"
     version = folder_version(Path(model)) if Path(model).is_dir() else ""
-    return RewardServer(name, section, version, reward_env(section), drain_s=0.0)
+    pin = {"reward": placement.PIN} if "reward" in config.cluster.pinned else {}
+    return RewardServer(name, section, version, reward_env(section), drain_s=0.0, resources=pin)
 
 
 def reward_env(section: RewardModelSection) -> dict[str, str]:
@@ -343,7 +386,7 @@ def stop(actors: Fleet, *, cluster_ends: bool = False) -> None:
             actors.pools.close(CLOSE_TIMEOUT_S)
     for actor in actors.all():
         ray.kill(actor)
-    if actors.shared_gpus is not None:
-        remove_placement_group(actors.shared_gpus)
+    if actors.reserved is not None:
+        remove_placement_group(actors.reserved)
     if actors.reward_server is not None:
         actors.reward_server.close(cluster_ends=cluster_ends)

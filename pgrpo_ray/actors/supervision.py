@@ -2,9 +2,9 @@
 
 Rollout workers are started again here, one by one, while the others sample: a lost one's process is made anew, loads
 the model, is given the weights that the others serve, and samples again. Execution pools are restarted by Ray and
-reward replicas by Ray Serve; a silent pool is only killed here, which makes it a dead one. Everything else ends this
-attempt at the run as a `LostError`: learner ranks meet in collectives, so one that is gone takes all with it, and what
-they hold is only whole in a checkpoint. `launch` then starts all roles again from the last.
+reward replicas by Ray Serve; a silent one of these is only killed here, which makes it a dead one. Everything else ends
+this attempt at the run as a `LostError`: learner ranks meet in collectives, so one that is gone takes all with it, and
+what they hold is only whole in a checkpoint. `launch` then starts all roles again from the last.
 
 Who waits for whom: `look` is called whenever the driver waits, and waits for nothing but, once for each death, some
 seconds for its description. A rollout worker that has started waits until the learner is between two updates, which
@@ -29,6 +29,7 @@ from pgrpo_ray.config import ClusterSection
 from pgrpo_ray.errors import LostError, StageError
 
 ROLLOUT, POOL, LEARNER, RECORDER = "rollout worker", "execution pool", "learner", "recorder"
+REPLICA = "reward replica"
 PING_S = 5.0
 """For a rank to answer that it lives. Ours: Ray notices a death in one to four seconds."""
 LOG_LINES = 8
@@ -91,14 +92,18 @@ class Supervisor:
         section: ClusterSection,
         respawn: Callable[[int], Any] | None,
         note: Callable[[str], None],
+        replicas: Callable[[], Mapping[str, Any]],
     ):
         """`rollout`: its workers, started. `others`: by name, role and handle. `respawn` makes the actor of a rollout
-        worker's place anew, None: it cannot be; `note` tells the user."""
+        worker's place anew, None: it cannot be; `note` tells the user; `replicas`: handles of the reward server's
+        that are there just now, by name."""
         self._workers = [_Worker(index, actor) for index, actor in enumerate(rollout)]
         self._others = others
         self._section = section
         self._respawn = respawn
         self._note = note
+        self._replicas = replicas
+        self._known_replicas: set[str] = set()
         self._budget = RestartBudget(section.max_restarts, section.restart_window_s)
         self._watchdog = Watchdog(section.silence_s, section.startup_timeout_s)
         self._looked = float("-inf")
@@ -206,6 +211,10 @@ class Supervisor:
         for worker in self._workers:
             if worker.actor is None and not worker.gone and worker.due <= now:
                 self._start_again(worker)
+        for name, actor in self._replicas().items():
+            if name not in self._known_replicas:
+                self._known_replicas.add(name)
+                self._watchdog.watch(name, actor, REPLICA)
         seen = self._watchdog.look()
         found = {(type(one), one.name): one for one in (*seen.silent, *seen.dead)}
         new = [one for key, one in found.items() if key not in self._dealt_with]
@@ -230,8 +239,10 @@ class Supervisor:
         error.__cause__ = dead.error
         if dead.role == ROLLOUT:
             self.lost(dead.actor, error)
-        elif dead.role == POOL:
+        elif dead.role in (POOL, REPLICA):
             self._note(f"[red]{escape(_with_log(dead.describe()))}[/red]")
+            if dead.role == REPLICA:  # its successor has another name
+                self._watchdog.forget(dead.name)
         else:
             raise error
 

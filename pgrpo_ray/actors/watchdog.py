@@ -11,7 +11,7 @@ once after the driver itself was suspended, or busy with other things.
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -99,8 +99,8 @@ class _Watched:
     name: str
     role: str
     actor: Any
-    ping: Any
-    """Its remote method, made once: making it costs as much as a call of it."""
+    ping: Callable[[], Any]
+    """Asks it; made once, as that costs as much as a call."""
     due: float
     """When to ask next, by the watchdog's time, as all times here."""
     asked: float = 0.0
@@ -133,9 +133,9 @@ class Watchdog:
         self._looked = time.monotonic()
 
     def watch(self, name: str, actor: Any, role: str = "") -> None:
-        """Watch an actor that `cluster.actor_class` made; another of that name is forgotten."""
-        ping = actor.ping.options(max_task_retries=0)  # a restarting actor shall say so, not answer later
-        self._watched[name] = _Watched(name, role, actor, ping, due=self._time)
+        """Watch an actor that `cluster.actor_class` made, or a replica of Ray Serve's; another of that name is
+        forgotten."""
+        self._watched[name] = _Watched(name, role, actor, _ping_of(actor), due=self._time)
 
     def forget(self, name: str) -> None:
         """Watch it no more; a name that nobody has is fine."""
@@ -150,7 +150,7 @@ class Watchdog:
         self._suspect()
         for watched in self._watched.values():
             if watched.ref is None and watched.due <= self._time and (watched.dead is None or watched.dead.comes_back):
-                watched.ref, watched.asked = watched.ping.remote(), self._time
+                watched.ref, watched.asked = watched.ping(), self._time
                 watched.due = self._time + self._silence_s / PINGS
         silent = [
             replace(watched.silent, since_s=self._time - watched.asked)
@@ -242,11 +242,24 @@ class Watchdog:
             watched.silent = Silent(watched.name, watched.role, 0.0, place, never, finding, note)
 
 
+def _ping_of(actor: Any) -> Callable[[], Any]:
+    """Return what asks an actor for its pulse; while it restarts it shall say so, not answer later."""
+    if hasattr(actor, "ping"):
+        return actor.ping.options(max_task_retries=0).remote
+    # Of Serve's own class. It runs this in the loop that answers Serve, apart from the one that scores.
+    call = actor.__ray_call__.options(max_task_retries=0)
+    return lambda: call.remote(_pulse)
+
+
+def _pulse(_: Any) -> Pulse:
+    return evidence.pulse(ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address())
+
+
 @ray.remote(num_cpus=0, max_retries=1)
 def _examine(suspects: Iterable[tuple[Any, int]]) -> list[Finding | None]:
     """Examine actors of this node, given with their processes; None for those that answer, or of whose death the caller
     hears by its own ping."""
-    refs = [actor.ping.options(max_task_retries=0).remote() for actor, _ in suspects]
+    refs = [_ping_of(actor)() for actor, _ in suspects]
     answered, _ = ray.wait(refs, num_returns=len(refs), timeout=SECOND_PING_S)
     with ThreadPoolExecutor(SIDE_BY_SIDE) as threads:
         findings = [

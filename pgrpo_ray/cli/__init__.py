@@ -77,21 +77,26 @@ def check(
     config: ConfigFile,
     overrides: Overrides = None,
     gpu_gib: Annotated[float, typer.Option(min=1, help="Memory of one GPU, GiB, to compare with.")] = 80.0,
+    on_cluster: Annotated[
+        bool, typer.Option(help="Also ask the Ray cluster at cluster.address whether its nodes can hold the run.")
+    ] = False,
 ) -> None:
     """Validate a config, resolve it and print the numbers that follow; start nothing.
 
     Refuses settings that can give no gradient, and roles whose weights, optimizer and KV cache exceed their GPU. What
-    each role holds is shown before this machine is looked at, so a run can be planned elsewhere. Exit status 2 when
-    something is wrong.
+    each role holds and takes of a node is shown before this machine is looked at, so a run can be planned elsewhere.
+    Exit status 2 when something is wrong, 1 when a machine lacks something.
     """
     from pgrpo_ray import preflight
-    from pgrpo_ray.cli import memory
+    from pgrpo_ray.cli import memory, placement
     from pgrpo_ray.obs.display import warn_weak_sandbox
 
     resolved = configuration.load(config, overrides)
     console = Console()
     if plans := memory.plans_of(resolved, gpu_gib):
         memory.show(plans, gpu_gib, console)
+    sized = preflight.plan_reward(resolved).sized(resolved)
+    placement.show(sized, _offers(sized) if on_cluster else None, console)
     table = Table("derived", "value", title=f"{config}: {resolved.run.name}")
     for name, value in asdict(configuration.derive(resolved)).items():
         table.add_row(name, f"{value:,}")
@@ -116,6 +121,20 @@ def check(
     for warning in examined.reward.warnings:
         console.print(f"[yellow]{escape(warning)}[/yellow]", highlight=False, soft_wrap=True)
     console.print("[green]ok[/green]")
+
+
+def _offers(config: configuration.RunConfig) -> dict[str, dict[str, float]]:
+    """Return what the nodes of a run's cluster offer. Raises `EnvironmentFault` where they cannot hold it."""
+    from pgrpo_ray.actors import cluster, spawn
+
+    if config.cluster.address == "local":
+        raise ConfigError(
+            "cluster.address is 'local', so there is no cluster to ask. Give --set cluster.address=auto on one of its "
+            "nodes, or its address.",
+            path="cluster.address",
+        )
+    with spawn.ray_session(config):
+        return cluster.offers()
 
 
 @app.command()

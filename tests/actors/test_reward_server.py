@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,10 +20,12 @@ from ray import serve
 from tiny_qwen3 import TOKENIZER, tiny_config
 from transformers import Qwen3ForSequenceClassification
 
+from pgrpo_ray.actors import waits
 from pgrpo_ray.actors.reward_server import RewardReplica, RewardServer
 from pgrpo_ray.actors.scoring import GroupScorer
 from pgrpo_ray.actors.spawn import reward_env
-from pgrpo_ray.config import RewardModelSection
+from pgrpo_ray.actors.supervision import Supervisor
+from pgrpo_ray.config import ClusterSection, RewardModelSection
 from pgrpo_ray.config.serving import ServerSection
 from pgrpo_ray.data import arrow
 from pgrpo_ray.data.scalars import scalar_table, thinking_table
@@ -75,11 +78,6 @@ def http_client(server, scorer):
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://rm", timeout=60)
 
 
-def replica_actors(name):
-    found = [actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True)]
-    return [ray.get_actor(actor, namespace="serve") for actor in found if f"REPLICA::{name}#" in actor]
-
-
 def test_a_replica_killed_under_load_loses_no_request(server, scorer):
     """The client does what docs/reward-server.md says: 429 and 503 are asked again after Retry-After seconds."""
     statuses, answers = Counter(), {}
@@ -100,7 +98,7 @@ def test_a_replica_killed_under_load_loses_no_request(server, scorer):
             clients = [asyncio.create_task(client(http, number)) for number in range(CLIENTS)]
             while statuses[200] < CLIENTS // 4:
                 await asyncio.sleep(0.001)
-            ray.kill(replica_actors("under-test")[0])
+            ray.kill(next(iter(server.replica_actors().values())))
             done_before = statuses[200]
             await asyncio.wait_for(asyncio.gather(*clients), 120)
             return done_before
@@ -252,6 +250,29 @@ def test_a_group_whose_replica_dies_goes_to_another_until_its_deadline(local_ray
     assert len(replicas) > 1
     for replica in replicas:
         ray.kill(replica)
+
+
+def test_a_replica_that_is_stopped_is_named_ended_and_replaced(server, monkeypatch):
+    monkeypatch.setattr(waits, "LOOK_S", 0.2)
+    said = []
+    crew = Supervisor([], {}, ClusterSection(silence_s=3.0), None, said.append, server.replica_actors)
+    name, replica = next(iter(server.replica_actors().items()))
+    stopped = ray.get(replica.__ray_call__.remote(lambda _: os.getpid()), timeout=30)
+
+    def until(condition):
+        deadline = time.monotonic() + 60
+        while not condition():
+            assert time.monotonic() < deadline, said
+            crew.look()
+            time.sleep(0.1)
+
+    until(lambda: crew._watchdog._watched and all(one.pulse for one in crew._watchdog._watched.values()))
+    os.kill(stopped, signal.SIGSTOP)
+    until(lambda: len(said) == 2)
+    assert re.match(rf"\[red\]{name} \(pid {stopped} on .*\) has not answered for .* stopped by a signal", said[0])
+    assert said[1].startswith(f"[red]{name} (pid {stopped} ") and " died: " in said[1]
+    until(lambda: len(server.replica_actors().keys() - {name}) == 2 and server.replicas().get("RUNNING") == 2)
+    assert len(said) == 2
 
 
 def test_what_cannot_start_says_why_and_leaves_the_other_server_alone(server, folder):

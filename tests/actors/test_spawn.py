@@ -67,10 +67,10 @@ def test_a_node_whose_resource_another_run_holds_is_named(monkeypatch):
             holder = ray.remote(num_cpus=0, resources={RESOURCE: 1})(Holder).remote()
             ray.get(holder.__ray_ready__.remote(), timeout=60)
             with pytest.raises(EnvironmentFault, match=rf"another run .*`sandbox` of .*\({node.node_id[:6]}\)"):
-                spawn._check_resources(config)
+                spawn._check_free(spawn.check_room(config))
             ray.kill(holder)
             monkeypatch.setattr(spawn, "RELEASE_TIMEOUT_S", 10.0)
-            spawn._check_resources(config)
+            spawn._check_free(spawn.check_room(config))
     finally:
         cluster.shutdown()
 
@@ -155,13 +155,54 @@ def test_rank_and_worker_of_a_pair_share_a_gpu_and_no_other():
             }
         )
         config.check()
-        pairs = spawn._share_gpus(config, 30)
+        pairs = spawn._reserve(config)
         actors = [*spawn.learner_ranks(config, "m", pairs), *spawn.rollout_workers(config, "m", pairs)]
         visible = [actor.__ray_call__.remote(lambda _: ray.get_gpu_ids()) for actor in actors]
         ranks_and_workers = ray.get(visible, timeout=60)
         assert ranks_and_workers[:2] == ranks_and_workers[2:]
         assert sorted(ranks_and_workers[:2]) == [[0], [1]]
-        with pytest.raises(EnvironmentFault, match=r"2 times a GPU and \d+ CPUs on one node"):
-            spawn._share_gpus(config, 1)  # both are taken
     finally:
         ray.shutdown()
+
+
+@pytest.fixture
+def two_nodes():
+    """A head for reward and learner, and a node for a rollout worker and a pool; what they offer is pretended."""
+    marks = {"learner": 1, "reward": 1}
+    cluster = Cluster(True, head_node_args={"num_cpus": 3, "include_dashboard": False, "resources": marks})
+    cluster.add_node(num_cpus=2, resources={"rollout": 1, RESOURCE: 1})
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+
+
+def on(cluster, **sections):
+    everybody = {"pinned": ["rollout", "learner", "reward"], "startup_timeout_s": 2.0}
+    return parse({"cluster": {"address": cluster.address} | everybody | sections.pop("cluster", {})} | sections)
+
+
+def test_pinned_roles_go_where_they_belong_and_a_second_run_is_told_who_has_the_room(two_nodes):
+    config = on(two_nodes, learner={"num_ranks": 2})
+    with ray_session(config):
+        group = spawn._reserve(config)
+        actors = [*spawn.learner_ranks(config, "m", group), *spawn.rollout_workers(config, "m", group)]
+        where = [actor.__ray_call__.remote(lambda _: ray.get_runtime_context().get_node_id()) for actor in actors]
+        *ranks, worker = ray.get(where, timeout=60)
+        marks = {node["NodeID"]: node["Resources"] for node in ray.nodes()}
+        assert all("learner" in marks[node] for node in ranks) and "rollout" in marks[worker]
+        with pytest.raises(
+            EnvironmentFault, match=r"no room for 2 x learner \(1 CPU, `learner`\), 1 x rollout .* within"
+        ):
+            spawn._reserve(config)
+
+
+def test_a_node_that_joins_late_is_waited_for(two_nodes):
+    wanted = on(two_nodes, rollout={"num_workers": 3})
+    words = r"rollout: 3 times \(1 CPU, `rollout`\) is wanted, the nodes can hold 2\. .* nodes are .*2 CPU, 1 rollout"
+    with pytest.raises(EnvironmentFault, match=words), ray_session(wanted):
+        pytest.fail("the session began")
+    late = threading.Timer(2, lambda: two_nodes.add_node(num_cpus=1, resources={"rollout": 1}))
+    late.start()
+    with ray_session(on(two_nodes, rollout={"num_workers": 3}, cluster={"wait_for_nodes_s": 60.0})):
+        late.join()
+        assert len(spawn.offers()) == 3
