@@ -46,6 +46,8 @@ from pgrpo_ray.types import Problem
 
 CLOSE_TIMEOUT_S = 5.0
 """For the execution pools to remove their containers; a killed pool's containers end by themselves (stdin closes)."""
+_POOL_ENV = {"ARROW_DEFAULT_MEMORY_POOL": "system"}
+"""Arrow's own allocator keeps a heap for each of a pool's thousand threads: 0.3 MiB each, measured with 26.0."""
 POOL_TASK_RETRIES = 2
 """Ours: a group that ends its pool's process three times may be the reason, and goes on to another pool."""
 
@@ -349,6 +351,7 @@ def spawn_pools(config: RunConfig, sandbox_kind: str, problems: Any) -> Executio
             roles.ExecutionRole,
             cpus=0,
             threads=1,
+            env=_POOL_ENV,
             resources={RESOURCE: 1},
             max_concurrency=2 * groups_per_pool(section.queue_programs, smallest),
             concurrency_groups={CONTROL: 1},
