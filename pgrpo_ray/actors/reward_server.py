@@ -14,6 +14,7 @@ died goes to another, and waits there or for the one that Serve starts in its pl
 import asyncio
 import contextlib
 import logging
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ import ray
 from ray import serve
 from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import DeploymentUnavailableError, RayServeException
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pgrpo_ray.actors import roles
 from pgrpo_ray.actors.gathering import Gathering, Items, late
@@ -59,10 +61,21 @@ class _Asked:
     """False once nobody waits for it any more."""
 
 
+class Lifeline:
+    """Lives as long as the process that deployed, on its node. Serve is detached: it would outlive one that is killed,
+    as `ray job stop` does after three seconds, and hold CPUs and GPUs for ever."""
+
+    async def wait(self) -> None:
+        """Never return."""
+        await asyncio.Event().wait()
+
+
 class RewardReplica:
     """One process that holds the model. Made a Serve deployment by `RewardServer`."""
 
-    def __init__(self, section: RewardModelSection, version: str):
+    def __init__(self, section: RewardModelSection, version: str, lifeline: Any, name: str, ends_serve: bool):
+        """When `lifeline` ends, the application `name` is deleted; with `ends_serve` Serve too, if it has no other."""
+        threading.Thread(target=_delete_after, args=(lifeline, name, ends_serve), daemon=True).start()
         self._gather = section.gather
         self._role = roles.RewardRole(section, version)
         self._role.start()
@@ -130,6 +143,15 @@ class RewardReplica:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._role.assess, requests)
 
 
+def _delete_after(lifeline: Any, name: str, ends_serve: bool) -> None:
+    with contextlib.suppress(RayError):
+        ray.get(lifeline.wait.remote())
+    with contextlib.suppress(RayError, RayServeException, ValueError):  # another replica may have been first
+        serve.delete(name, _blocking=False)
+        if ends_serve and set(_applications() or {}) <= {name}:
+            ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve").graceful_shutdown.remote(wait=False)
+
+
 class RewardServer:
     """The deployment and a handle to it. `deploy`, then `wait_ready`, then ask; `close` at the end, whatever happened.
 
@@ -159,6 +181,7 @@ class RewardServer:
         self._started_serve = False
         self._deployed = False
         self._handle: Any = None
+        self._lifeline: Any = None
 
     def deploy(self) -> None:
         """Begin to start the replicas; return at once. Raises `EnvironmentFault` for a name that is taken."""
@@ -190,7 +213,12 @@ class RewardServer:
             max_constructor_retry_count=1,  # what fails there is the model, and fails again
             logging_config={"log_level": "ERROR", "enable_access_log": False},
         )(RewardReplica)
-        target = serve.RunTarget(deployment.bind(section, self._version), name=self.name, route_prefix=None)
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        # Restarted where it alone dies, as it ends with this process in any case.
+        alive = {"max_restarts": -1, "max_task_retries": -1}
+        self._lifeline = ray.remote(num_cpus=0, scheduling_strategy=here, **alive)(Lifeline).remote()
+        replica = deployment.bind(section, self._version, self._lifeline, self.name, self._started_serve)
+        target = serve.RunTarget(replica, name=self.name, route_prefix=None)
         (self._handle,) = serve.run_many([target], wait_for_applications_running=False)
 
     def wait_ready(self, timeout_s: float) -> Any:
@@ -286,6 +314,8 @@ class RewardServer:
             return
         with gone:
             serve.delete(self.name)
+        with gone:
+            ray.kill(self._lifeline)
         with gone:
             if self._started_serve and not _applications():
                 serve.shutdown()

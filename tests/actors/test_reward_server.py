@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from pathlib import Path
 from types import SimpleNamespace
 
 import httpx
@@ -54,7 +55,8 @@ def folder(tmp_path_factory):
 
 def started(folder, name, replicas, version=None):
     section = RewardModelSection(model=str(folder), replicas=replicas, gather=4)
-    server = RewardServer(name, section, version or folder_version(folder), reward_env(section), drain_s=1.0)
+    version = version or folder_version(Path(folder))
+    server = RewardServer(name, section, version, reward_env(section), drain_s=1.0)
     server.deploy()
     return server
 
@@ -273,6 +275,27 @@ def test_a_replica_that_is_stopped_is_named_ended_and_replaced(server, monkeypat
     assert said[1].startswith(f"[red]{name} (pid {stopped} ") and " died: " in said[1]
     until(lambda: len(server.replica_actors().keys() - {name}) == 2 and server.replicas().get("RUNNING") == 2)
     assert len(said) == 2
+
+
+def test_a_server_whose_process_is_killed_leaves_no_replica(server, folder):
+    """On a cluster, where Serve is detached from who deployed."""
+    code = (
+        "import sys, time, ray; from test_reward_server import started\n"
+        f"ray.init(address={ray.get_runtime_context().gcs_address!r}, log_to_driver=False)\n"
+        f"started({str(folder)!r}, 'doomed', 1).wait_ready(120); print('ready', flush=True); time.sleep(600)"
+    )
+    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1]), *sys.path])
+    with subprocess.Popen(
+        [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": paths}, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "ready\n"
+        assert "doomed" in serve.status().applications
+        process.kill()
+    deadline = time.monotonic() + 60
+    while "doomed" in serve.status().applications:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert server.replicas().get("RUNNING") == 2  # whose process lives
 
 
 def test_what_cannot_start_says_why_and_leaves_the_other_server_alone(server, folder):
