@@ -147,6 +147,8 @@ class Driver:
         statements = {problem.id: problem.prompt for problem in problems}
         about = fleet.rollout, fleet.supervised(), config.cluster, fleet.respawn, display.note
         self._crew = Supervisor(*about, fleet.replicas)
+        if fleet.reward_server is not None:
+            fleet.reward_server.meanwhile = self._crew.look
         self._learning = False
         """The learner is at an update, or its weights are newer than those that the rollout workers serve."""
         roles = fleet.pools, fleet.reward

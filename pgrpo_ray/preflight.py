@@ -76,6 +76,8 @@ class RewardPlan:
         return STARTER in (models if self.scored == "none" else [*models, config.reward_model.model])
 
 
+UPLOADED = "working_dir_files"
+"""Folder of a node's in which Ray keeps what jobs upload."""
 CHECKPOINT_BYTES = 12
 """Of a checkpoint for each parameter: weight and both of Adam's moments, float32."""
 
@@ -153,7 +155,16 @@ def check_devices(config: RunConfig) -> None:
 
 
 def check_disk(config: RunConfig, uses_starter: bool) -> None:
-    """Raise `EnvironmentFault` unless the run's folder can be made and has `run.min_free_mib` free."""
+    """Raise `EnvironmentFault` unless the run's folder can be made and has `run.min_free_mib` free.
+
+    Raises `ConfigError` for one inside of what Ray unpacked for a job, which Ray removes after it.
+    """
+    if UPLOADED in Path(config.run.dir).absolute().parts:
+        raise ConfigError(
+            f"run.dir={config.run.dir!r} is relative to this job's copy of its working_dir, which Ray removes after "
+            "the job with all that is in it. Name a folder that all nodes share: --set run.dir=/shared/runs.",
+            path="run.dir",
+        )
     _check_folder(Path(config.run.dir), "run.dir", "--set run.dir=FOLDER", config.run.min_free_mib)
     if uses_starter:
         _check_folder(cache_folder(), "the starter's cache", "PGRPO_CACHE=FOLDER", config.run.min_free_mib)

@@ -17,7 +17,7 @@ import logging
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +28,7 @@ from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import DeploymentUnavailableError, RayServeException
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pgrpo_ray.actors import roles
+from pgrpo_ray.actors import roles, waits
 from pgrpo_ray.actors.gathering import Gathering, Items, late
 from pgrpo_ray.actors.scoring import RETRY_PAUSE_S
 from pgrpo_ray.config import RewardModelSection
@@ -180,6 +180,8 @@ class RewardServer:
         self._gathering = Gathering(self._send, section.gather, CALLS_PER_REPLICA * section.replicas)
         self._started_serve = False
         self._deployed = False
+        self.meanwhile: Callable[[], Any] = lambda: None
+        """Called every `waits.LOOK_S` while `ask_groups` waits; for who has to see why no replica takes the call."""
         self._handle: Any = None
         self._lifeline: Any = None
 
@@ -261,11 +263,16 @@ class RewardServer:
         Waits, and its caller with it, while no replica is there. Raises Ray's and Serve's errors, and `TimeoutError`.
         """
         response = self._handle.score_groups.remote(rollouts, rows, statements, timeout_s)
-        try:
-            return response._to_object_ref_sync(_timeout_s=timeout_s)
-        except TimeoutError:
-            response.cancel()  # else Serve would keep it, and the group with it, for a replica that comes later
-            raise
+        deadline = time.monotonic() + timeout_s
+        while True:
+            left = deadline - time.monotonic()
+            try:
+                return response._to_object_ref_sync(_timeout_s=max(0.0, min(left, waits.LOOK_S)))
+            except TimeoutError:
+                if left <= 0:
+                    response.cancel()  # else Serve would keep it, and the group with it, for a replica that comes later
+                    raise
+            self.meanwhile()
 
     async def score(self, items: Sequence[tuple[str, str]], timeout_s: float) -> tuple[Any, list[Any]]:
         """Return the `ServedModel` and a `Scored` for each (problem prompt, reasoning), in order.

@@ -277,6 +277,26 @@ def test_a_replica_that_is_stopped_is_named_ended_and_replaced(server, monkeypat
     assert len(said) == 2
 
 
+def test_who_waits_for_a_replica_that_hangs_can_see_to_it(server, rollout_table, monkeypatch):
+    monkeypatch.setattr(waits, "LOOK_S", 0.2)
+    replicas, looks = server.replica_actors(), []
+    pids = ray.get([one.__ray_call__.remote(lambda _: os.getpid()) for one in replicas.values()], timeout=30)
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+
+    def look():
+        looks.append(time.monotonic())
+        if len(looks) == 3:
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
+
+    server.meanwhile = look
+    ref = server.ask_groups(ray.put(rollout_table("echo", ["print(1)"])), [0], ["?"], 60.0)
+    assert ray.get(ref, timeout=60).num_rows == 1
+    assert len(looks) >= 3
+    server.meanwhile = lambda: None
+
+
 def test_a_server_whose_process_is_killed_leaves_no_replica(server, folder):
     """On a cluster, where Serve is detached from who deployed."""
     code = (
