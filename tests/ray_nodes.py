@@ -44,7 +44,10 @@ class RayNodes:
 
     def add(self, cpus: int, resources: Mapping[str, float]) -> int:
         """Start another node; return its place for `lose`."""
-        self._start([f"--address=127.0.0.1:{self.port}"], cpus, resources)
+        # With the head's folder they would unpack what a job uploads over each other.
+        own = self._folder.with_name(f"{self._folder.name}{len(self._nodes)}")
+        own.mkdir()
+        self._start([f"--address=127.0.0.1:{self.port}", f"--temp-dir={own}"], cpus, resources)
         return len(self._nodes) - 1
 
     def _start(self, arguments: list[str], cpus: int, resources: Mapping[str, float]) -> None:
@@ -77,6 +80,10 @@ class RayNodes:
                     if process.status() != psutil.STATUS_ZOMBIE and " ".join(process.cmdline()).startswith(title):
                         found.append(process)
         return found
+
+    def uploads(self) -> list[Path]:
+        """Folders in which the head keeps what jobs have uploaded."""
+        return [path for path in self._folder.glob("session_*/runtime_resources/working_dir_files/*") if path.is_dir()]
 
     def run(self, *command: str, cwd: Path | None = None, timeout_s: float = 240) -> subprocess.CompletedProcess:
         """Run a command as somebody who has the token does."""
