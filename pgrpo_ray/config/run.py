@@ -325,6 +325,8 @@ class ClusterSection(Section):
     colocate: bool = False
     """Learner rank and rollout worker of the same number share a GPU, and its memory: neither leaves it while the other
     works. For a single GPU, or models that are small beside one."""
+    pinned: list[Literal["rollout", "learner", "reward"]] = Field(default_factory=list)
+    """Roles that only go to nodes which offer Ray's resource of their name: `rollout`, `learner`, `reward`."""
     dashboard: bool = False
     """Ray's dashboard, local only (costs memory)."""
     startup_timeout_s: float = Field(300, gt=0)
