@@ -163,6 +163,20 @@ def test_rays_ports_are_those_that_the_policy_opens(release: Release) -> None:
         assert all(6379 < port <= 6383 for port in ports.values())
 
 
+def test_ray_takes_the_ports(render: Callable[..., Release]) -> None:
+    """By Ray's own check, beside KubeRay's and the head's: none stands twice, none is a worker's."""
+    from ray._private.parameter import RayParams
+
+    params = {key: int(value) for key, value in render().groups["rollout"]["rayStartParams"].items()}
+    named = {key.replace("-", "_"): port for key, port in params.items()}
+    named["metrics_agent_port"] = named.pop("dashboard_agent_grpc_port")  # as `ray start` hands it on
+    others = {"gcs_server_port": 6379, "ray_client_server_port": 10001, "dashboard_port": 8265}
+    others |= {"metrics_export_port": 8080, "dashboard_agent_listen_port": 52365}
+    RayParams(**named, **others).update_pre_selected_port()
+    with pytest.raises(ValueError, match="worker_ports"):
+        RayParams(**named | {"object_manager_port": 10005}, **others).update_pre_selected_port()
+
+
 def test_prometheus_reaches_the_metrics_where_it_is_named(render: Callable[..., Release]) -> None:
     prometheus = ("monitoring", {})
     for values, allowed in ((MATRIX["multi-node"], True), ({}, False)):
