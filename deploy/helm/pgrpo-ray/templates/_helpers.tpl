@@ -67,7 +67,7 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- end -}}
 {{- end }}
 
-{{/* What a plain command may not have in KubeRay's shell line, it does not need: all else stands in the config. */}}
+{{/* KubeRay pastes it into a shell line, so it stays plain words: all else stands in the config. */}}
 {{- define "pgrpo-ray.entrypoint" -}}
 pgrpo train /etc/pgrpo/config.yaml --resume-if-any
 {{- end }}

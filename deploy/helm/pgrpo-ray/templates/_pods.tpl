@@ -31,6 +31,22 @@ min-worker-port: "10002"
 max-worker-port: "19999"
 {{- end }}
 
+{{/* Of containers that are trusted: {root, env}; env wins over the values' own. */}}
+{{- define "pgrpo-ray.env" -}}
+- {name: HF_HOME, value: {{ .root.Values.storage.cache.mountPath }}/huggingface}
+- {name: PGRPO_CACHE, value: {{ .root.Values.storage.cache.mountPath }}/pgrpo_ray}
+{{- range $name, $secret := .root.Values.secretEnv }}
+- {name: {{ $name }}, valueFrom: {secretKeyRef: {name: {{ $secret.name }}, key: {{ $secret.key }}}}}
+{{- end }}
+{{- include "pgrpo-ray.plainEnv" (merge (deepCopy .env) .root.Values.env) }}
+{{- end }}
+
+{{- define "pgrpo-ray.plainEnv" -}}
+{{- range $name, $value := . }}
+- {name: {{ $name }}, value: {{ $value | quote }}}
+{{- end }}
+{{- end }}
+
 {{/* A Ray pod's template: {root, role, group}. Role `sandbox` gets an engine and nothing that is worth stealing. */}}
 {{- define "pgrpo-ray.pod" -}}
 {{- $values := .root.Values -}}
@@ -108,19 +124,11 @@ spec:
       resources:
         {{- include "pgrpo-ray.resources" (dict "cpu" $group.cpu "memory" $group.memory "gpus" $gpus "gpuResource" $values.gpuResource) | nindent 8 }}
       env:
-        {{- $env := $group.env }}
         {{- if $sandbox }}
         - {name: DOCKER_HOST, value: "unix:///run/pgrpo/docker.sock"}
+        {{- with $group.env }}{{ include "pgrpo-ray.plainEnv" . | trim | nindent 8 }}{{ end }}
         {{- else }}
-        {{- $env = merge (deepCopy $group.env) $values.env }}
-        - {name: HF_HOME, value: {{ $values.storage.cache.mountPath }}/huggingface}
-        - {name: PGRPO_CACHE, value: {{ $values.storage.cache.mountPath }}/pgrpo_ray}
-        {{- range $name, $secret := $values.secretEnv }}
-        - {name: {{ $name }}, valueFrom: {secretKeyRef: {name: {{ $secret.name }}, key: {{ $secret.key }}}}}
-        {{- end }}
-        {{- end }}
-        {{- range $name, $value := $env }}
-        - {name: {{ $name }}, value: {{ $value | quote }}}
+        {{- include "pgrpo-ray.env" (dict "root" .root "env" $group.env) | nindent 8 }}
         {{- end }}
       ports:
         {{- if $head }}
