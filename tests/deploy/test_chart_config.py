@@ -104,7 +104,6 @@ def test_the_cluster_can_say_what_it_runs(render: Callable[..., Release]) -> Non
     assert "ray job submit" in render(MATRIX["ray-cluster"]).notes
 
 
-@pytest.mark.xfail(reason="--resume-if-any is on its way; remove this mark when it is there", strict=True)
 def test_the_product_knows_the_entrypoints_options(render: Callable[..., Release]) -> None:
     import typer
 

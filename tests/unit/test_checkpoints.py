@@ -7,6 +7,7 @@ import shutil
 
 import fsspec
 import pytest
+from moto.server import ThreadedMotoServer
 from safetensors import SafetensorError
 
 from pgrpo_ray.errors import CheckpointError, EnvironmentFault, OwnershipError
@@ -15,13 +16,34 @@ from pgrpo_ray.obs import checkpoints
 from pgrpo_ray.obs.checkpoints import MANIFEST, STATE, CheckpointStore, local_copy, put_file
 
 
-@pytest.fixture(params=["disk", "object store"])
+@pytest.fixture(scope="module")
+def s3():
+    """A server that speaks Amazon's protocol, with a bucket; clients find it as they find any other: by environment."""
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "nobody's")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        fsspec.filesystem("s3").mkdir("bucket")
+        yield
+    fsspec.filesystem("s3").clear_instance_cache()
+    server.stop()
+
+
+@pytest.fixture(params=["disk", "memory", "s3"])
 def root(request, tmp_path):
     if request.param == "disk":
         yield str(tmp_path / "run" / "checkpoints")
         return
-    yield "memory://bucket/run"
-    fsspec.filesystem("memory").store.clear()
+    if request.param == "s3":
+        request.getfixturevalue("s3")
+    yield f"{request.param}://bucket/run"
+    fs = fsspec.filesystem(request.param)
+    if fs.exists("bucket/run"):
+        fs.rm("bucket/run", recursive=True)
 
 
 def make(store, step, value=None, shard=b"weights"):
