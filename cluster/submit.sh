@@ -7,7 +7,7 @@
 #
 # The same as, in the repository's folder:
 #
-#     ray job submit --runtime-env cluster/runtime-env.yaml -- \
+#     ray job submit --runtime-env cluster/ray/runtime-env.yaml -- \
 #         python -m pgrpo_ray train CONFIG --set cluster.address=auto --set run.dir=/shared/runs
 #
 # run.dir, models and problems must lie where all nodes see them. Without --address Ray takes RAY_API_SERVER_ADDRESS,
@@ -35,7 +35,7 @@ cd "$repository"
 [ -x .venv/bin/ray ] && PATH=$PWD/.venv/bin:$PATH
 id=${PGRPO_JOB_ID:-pgrpo-$(date +%Y%m%d-%H%M%S)-$$}
 echo "submit.sh: job $id"
-if ray job submit --submission-id "$id" --runtime-env cluster/runtime-env.yaml "${submit[@]}" -- \
+if ray job submit --submission-id "$id" --runtime-env cluster/ray/runtime-env.yaml "${submit[@]}" -- \
     python -m pgrpo_ray train "$config" --set cluster.address=auto "${train[@]}"; then
     exit 0
 fi

@@ -13,7 +13,7 @@ def show(config: RunConfig, nodes: Mapping[str, Mapping[str, float]] | None, con
     """Print what each process takes; with `nodes` (what each offers, by name) also on which of them it may land."""
     wanted = placement.bundles(config)
     homes = placement.place(wanted, nodes) if nodes is not None else [""] * len(wanted)
-    table = Table("process", "each takes of a node", *(["may land on"] if nodes is not None else []), title="placement")
+    table = Table("role", "each takes of a node", *(["may land on"] if nodes is not None else []), title="placement")
     for bundle in dict.fromkeys((bundle.role, str(bundle)) for bundle in wanted):
         mine = [home for one, home in zip(wanted, homes, strict=True) if (one.role, str(one)) == bundle]
         where = ", ".join(f"{home or 'no node'} x {count}" for home, count in Counter(mine).items())

@@ -23,7 +23,7 @@ TREES = {
     "benchmark": EvaluationConfig,
 }
 """First section of a config -> the command's tree."""
-RECIPE = ("qwen2.5-coder-7b-8gpu", "qwen2.5-math-7b-8gpu", "reward-model-7b", "pairs-32b")
+RECIPE = ("qwen2.5-coder-7b-8gpu", "qwen2.5-coder-7b-2nodes", "qwen2.5-math-7b-8gpu", "reward-model-7b", "pairs-32b")
 """Configs whose values each say where they come from."""
 
 

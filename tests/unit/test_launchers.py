@@ -1,0 +1,94 @@
+"""How Ray clusters are brought up: the cloud's file by Ray's own schema, the script for machines of one's own."""
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import yaml
+from ray.autoscaler._private.util import prepare_config, validate_config
+
+from pgrpo_ray.actors.pools import RESOURCE
+from pgrpo_ray.config import ClusterSection, load
+from pgrpo_ray.config.placement import bundles, lacking
+
+CLUSTER = Path(__file__).parents[2] / "cluster"
+AWS = yaml.safe_load((CLUSTER / "ray" / "aws.yaml").read_text())
+ROLES = {RESOURCE, *get_args(get_args(ClusterSection.model_fields["pinned"].annotation)[0])}
+INVENTORY = "head-1 driver\ngpu-1  learner,rollout  # a comment\n\ncpu-1 sandbox\n"
+SSH = """#!/usr/bin/env bash
+shift 2
+echo "$1: $2" >>"$TRANSCRIPT"
+case $2 in *get-auth-token*) echo a-token ;; *hostname*) echo 10.0.0.1 ;; *cat*) cat >>"$TRANSCRIPT" ;; esac
+"""
+
+
+def test_rays_schema_takes_the_clouds_file():
+    config = json.loads(json.dumps(AWS))
+    validate_config(prepare_config(config))
+    assert sum(kind.get("min_workers", 0) for kind in AWS["available_node_types"].values()) <= AWS["max_workers"]
+    with pytest.raises(Exception, match="max_wrokers"):
+        validate_config(prepare_config(config | {"max_wrokers": 1}))
+
+
+def test_its_nodes_offer_what_roles_ask_for_and_hold_the_recipe():
+    nodes = {}
+    for name, kind in AWS["available_node_types"].items():
+        assert set(kind["resources"]) <= ROLES | {"CPU", "GPU"}
+        nodes |= {f"{name} {n}": kind["resources"] for n in range(max(1, kind.get("min_workers", 0)))}
+    recipe = load(CLUSTER / "qwen2.5-coder-7b-2nodes.yaml")
+    assert lacking(bundles(recipe), nodes) == []
+    assert set().union(*nodes.values()) >= ROLES
+    del nodes["rollout 0"]
+    assert [line.split(":")[0] for line in lacking(bundles(recipe), nodes)][:2] == ["rollout", "reward"]
+
+
+def on_premise(tmp_path, action, inventory=INVENTORY):
+    """Run the script with an ssh that writes down what it is asked for."""
+    (tmp_path / "ssh").write_text(SSH)
+    (tmp_path / "ssh").chmod(0o755)
+    (tmp_path / "inventory").write_text(inventory)
+    transcript = tmp_path / "transcript"
+    transcript.touch()
+    env = os.environ | {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "TRANSCRIPT": str(transcript),
+        "PGRPO_HOME": "/opt/p",
+    }
+    command = ["bash", CLUSTER / "ray" / "on-premise.sh", tmp_path / "inventory", action]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+    return done, transcript.read_text()
+
+
+def test_machines_are_started_with_the_roles_that_the_inventory_gives(tmp_path):
+    done, said = on_premise(tmp_path, "up")
+    assert done.returncode == 0, done.stderr
+    starts = re.findall(
+        r"(\S+): cd /opt/p && export RAY_AUTH_MODE=token && .venv/bin/ray start (.*) --disable-usage", said
+    )
+    assert starts == [
+        ("head-1", "--head --port=6379 --node-ip-address=10.0.0.1 --resources='{}' --num-cpus=0"),
+        ("gpu-1", """--address=10.0.0.1:6379 --resources='{"learner":1,"rollout":1}'"""),
+        ("cpu-1", """--address=10.0.0.1:6379 --resources='{"sandbox":1}'"""),
+    ]
+    assert said.count("umask 077") == said.count("\na-token\n") == 3
+    assert not re.search(r": .*a-token", said)  # in no command's arguments
+
+
+def test_they_are_ended(tmp_path):
+    done, said = on_premise(tmp_path, "down")
+    assert done.returncode == 0
+    assert re.findall(r"(\S+): .*ray stop", said) == ["head-1", "gpu-1", "cpu-1"]
+
+
+@pytest.mark.parametrize(
+    ("inventory", "action", "words"), [("a rolout", "up", "unknown role 'rolout'"), ("a driver", "go", "not 'go'")]
+)
+def test_wrong_words_are_refused_before_anything_is_started(tmp_path, inventory, action, words):
+    done, said = on_premise(tmp_path, action, inventory)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert said == ""
