@@ -21,7 +21,14 @@ import psutil
 from live_run import PARTS, REPOSITORY, LiveRun
 from provenance import origin
 
-SETTINGS = {"rollout.prompts_per_step": 4, "checkpoint.every_steps": 10, "sandbox.backend": "docker"}
+SETTINGS = {
+    "rollout.prompts_per_step": 4,
+    "checkpoint.every_steps": 10,
+    "sandbox.backend": "docker",
+    # A pool has two threads for each group that its queue holds, and each takes its stack (70 KiB) at its first group.
+    # With so few all have been used before the second fifth; with the default of 4,096 that takes 256 steps.
+    "sandbox.queue_programs": 128,
+}
 EVERY_S = 3.0
 MIB = 1 << 20
 GROWTH_FRAC, GROWTH_MIB = 0.05, 8.0
