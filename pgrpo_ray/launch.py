@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from pgrpo_ray import __version__, preflight
-from pgrpo_ray.actors.spawn import Fleet, Models, fitted, fleet, ray_session
+from pgrpo_ray.actors.spawn import Fleet, Models, check_room, fitted, fleet, ray_session
 from pgrpo_ray.actors.supervision import rest_s
 from pgrpo_ray.actors.tokenizers import check_tokenizers
 from pgrpo_ray.config import STARTER, RunConfig
@@ -127,6 +127,8 @@ class Training:
             attempts = attempts + 1 if _step_of(newest) == _step_of(checkpoint) else 1
             checkpoint = newest
             time.sleep(rest_s(attempts))
+            if cluster.on_failure == "restart":  # a node may be gone: another is waited for, or its lack is told
+                check_room(self.examined.reward.sized(self.config))
             self.display.note("all roles are started again")
             resumed = self._go_back(checkpoint)
             if checkpoint is None:
