@@ -6,6 +6,7 @@ server's is heard after the others').
 """
 
 import contextlib
+import math
 import os
 import time
 from collections import Counter
@@ -109,8 +110,9 @@ class Fleet:
 @contextlib.contextmanager
 def ray_session(config: RunConfig) -> Iterator[None]:
     """Join or start Ray for the length of the block, with room for every role of a run."""
+    cpus = sum(bundle.takes["CPU"] for bundle in placement.bundles(config))
     marks = {RESOURCE: 1, **dict.fromkeys(config.cluster.pinned, 1)}
-    with cluster_session(config.cluster, _cpus_wanted(config), marks):
+    with cluster_session(config.cluster, math.ceil(cpus), marks):
         _check_free(check_room(config))
         yield
 
@@ -120,33 +122,44 @@ def fitted(config: RunConfig) -> RunConfig:
 
     One of each stays, which `check_room` may refuse.
     """
-    there = offers()
-    sections = {"rollout": "num_workers", "learner": "num_ranks"}
-    while None in placement.place(placement.bundles(config), there):
-        counts = {name: getattr(getattr(config, name), key) for name, key in sections.items()}
-        most = max(counts, key=lambda name: counts[name])
+    there, counted = offers(), {"rollout": "num_workers", "learner": "num_ranks"}
+    while True:
+        wanted = placement.bundles(config)
+        homes = placement.place(wanted, there)
+        homeless = " ".join(bundle.role for bundle, home in zip(wanted, homes, strict=True) if home is None)
+        if not homeless:
+            return config
+        # Reward replicas without a home take what others leave them.
+        short = [role for role in counted if role in homeless] or list(counted)
+        counts = {role: getattr(getattr(config, role), counted[role]) for role in short}
+        most = max(counts, key=lambda role: counts[role])
         if counts[most] == 1:
             return config
-        fewer = list(sections) if config.cluster.colocate else [most]  # there they are pairs
-        updates = {name: getattr(config, name).model_copy(update={sections[name]: counts[name] - 1}) for name in fewer}
+        fewer = list(counted) if config.cluster.colocate else [most]  # there they are pairs
+        updates = {role: getattr(config, role).model_copy(update={counted[role]: counts[most] - 1}) for role in fewer}
         config = config.model_copy(update=updates)
-    return config
 
 
 def check_room(config: RunConfig) -> list[Node]:
     """Return the nodes that judge programs. Raises `EnvironmentFault` when the cluster cannot hold all roles, which
     would stay pending for ever, once `cluster.wait_for_nodes_s` have passed."""
-    deadline, wanted = time.monotonic() + config.cluster.wait_for_nodes_s, placement.bundles(config)
-    while True:
-        late, missing = time.monotonic() >= deadline, placement.lacking(wanted, offers())
-        with contextlib.nullcontext() if late else contextlib.suppress(EnvironmentFault):
-            nodes = sandbox_nodes(config)
-            if not missing:
-                return nodes
-        if late:
-            break
-        request_resources(bundles=[*(dict(bundle.takes) for bundle in wanted), {RESOURCE: 1}])
-        time.sleep(NODES_PAUSE_S)
+    deadline, wanted, asked = time.monotonic() + config.cluster.wait_for_nodes_s, placement.bundles(config), False
+    try:
+        while True:
+            late, missing = time.monotonic() >= deadline, placement.lacking(wanted, offers())
+            with contextlib.nullcontext() if late else contextlib.suppress(EnvironmentFault):
+                nodes = sandbox_nodes(config)
+                if not missing:
+                    return nodes
+            if late:
+                break
+            if not asked:
+                request_resources(bundles=[*(dict(bundle.takes) for bundle in wanted), {RESOURCE: 1}])
+                asked = True
+            time.sleep(NODES_PAUSE_S)
+    finally:
+        if asked:  # an autoscaler would keep such nodes for ever
+            request_resources(bundles=[])
     there = "; ".join(f"{name}: {_told(offered)}" for name, offered in offers().items())
     raise EnvironmentFault(
         f"the Ray cluster at cluster.address={config.cluster.address!r} cannot hold the run. {'. '.join(missing)}. The "
@@ -372,14 +385,6 @@ def _fetch(problems: Any, timeout_s: float) -> list[Problem]:
 
 def _on(node_id: str) -> NodeAffinitySchedulingStrategy:
     return NodeAffinitySchedulingStrategy(node_id, soft=False)
-
-
-def _cpus_wanted(config: RunConfig) -> int:
-    return (
-        config.reward_model.replicas * config.reward_model.threads
-        + config.rollout.num_workers * config.rollout.threads_per_worker
-        + config.learner.num_ranks * config.learner.threads_per_rank
-    )
 
 
 def stop(actors: Fleet, *, cluster_ends: bool = False) -> None:

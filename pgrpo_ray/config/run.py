@@ -329,7 +329,7 @@ class ClusterSection(Section):
     """Roles that only go to nodes which offer Ray's resource of their name: `rollout`, `learner`, `reward`. (Execution
     pools always go to those which offer `sandbox`.)"""
     wait_for_nodes_s: float = Field(0, ge=0)
-    """How long nodes that are still joining, or that take a lost one's place, are waited for and asked of an autoscaler,
+    """How long nodes that are still joining, or take a lost one's place, are waited for and asked of an autoscaler,
     before a cluster that cannot hold the run is refused. Seconds."""
     dashboard: bool = False
     """Ray's dashboard, local only (costs memory)."""

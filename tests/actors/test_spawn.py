@@ -165,6 +165,29 @@ def test_rank_and_worker_of_a_pair_share_a_gpu_and_no_other():
         ray.shutdown()
 
 
+@pytest.mark.parametrize(
+    ("nodes", "colocate", "left"),
+    [
+        ([{"CPU": 8, "learner": 1}, {"CPU": 8, "rollout": 1}], False, (6, 4)),
+        ([{"CPU": 2, "learner": 1}, {"CPU": 8, "rollout": 1}], False, (6, 2)),  # the role whose node is lost gives way
+        ([{"CPU": 8, "learner": 1}, {"CPU": 3, "rollout": 1}], False, (3, 4)),
+        ([{"CPU": 8, "learner": 1}], False, (1, 4)),  # none can be held: a later check says so
+        ([{"CPU": 9, "GPU": 2, "learner": 1, "rollout": 1}], True, (2, 2)),
+    ],
+)
+def test_what_the_nodes_that_are_left_can_hold(monkeypatch, nodes, colocate, left):
+    monkeypatch.setattr(spawn, "offers", lambda: dict(enumerate(nodes)))
+    gpus = {"rollout": {"gpus_per_worker": 1, "kv_cache_mib": 64}, "learner": {"gpus_per_rank": 1}} if colocate else {}
+    tree = {
+        "rollout": {"num_workers": 4 if colocate else 6, **gpus.get("rollout", {})},
+        "learner": {"num_ranks": 4, **gpus.get("learner", {})},
+        "reward_model": {"replicas": 1},
+        "cluster": {"pinned": ["rollout", "learner"], "colocate": colocate},
+    }
+    fit = spawn.fitted(parse(tree))
+    assert (fit.rollout.num_workers, fit.learner.num_ranks) == left
+
+
 @pytest.fixture
 def two_nodes():
     """A head for reward and learner, and a node for a rollout worker and a pool; what they offer is pretended."""
@@ -176,9 +199,9 @@ def two_nodes():
     cluster.shutdown()
 
 
-def on(cluster, **sections):
-    everybody = {"pinned": ["rollout", "learner", "reward"], "startup_timeout_s": 2.0}
-    return parse({"cluster": {"address": cluster.address} | everybody | sections.pop("cluster", {})} | sections)
+def on(nodes, wait_for_nodes_s=0.0, **sections):
+    cluster = {"address": nodes.address, "pinned": ["rollout", "learner", "reward"], "startup_timeout_s": 2.0}
+    return parse({"cluster": cluster | {"wait_for_nodes_s": wait_for_nodes_s}} | sections)
 
 
 def test_pinned_roles_go_where_they_belong_and_a_second_run_is_told_who_has_the_room(two_nodes):
@@ -196,13 +219,19 @@ def test_pinned_roles_go_where_they_belong_and_a_second_run_is_told_who_has_the_
             spawn._reserve(config)
 
 
-def test_a_node_that_joins_late_is_waited_for(two_nodes):
+def test_a_node_that_joins_late_is_asked_of_an_autoscaler_and_waited_for(two_nodes, monkeypatch):
     wanted = on(two_nodes, rollout={"num_workers": 3})
     words = r"rollout: 3 times \(1 CPU, `rollout`\) is wanted, the nodes can hold 2\. .* nodes are .*2 CPU, 1 rollout"
     with pytest.raises(EnvironmentFault, match=words), ray_session(wanted):
         pytest.fail("the session began")
-    late = threading.Timer(2, lambda: two_nodes.add_node(num_cpus=1, resources={"rollout": 1}))
-    late.start()
-    with ray_session(on(two_nodes, rollout={"num_workers": 3}, cluster={"wait_for_nodes_s": 60.0})):
-        late.join()
+    asked = []
+
+    def scale(bundles):
+        asked.append(bundles)
+        if bundles:
+            two_nodes.add_node(num_cpus=1, resources={"rollout": 1})
+
+    monkeypatch.setattr(spawn, "request_resources", scale)
+    with ray_session(on(two_nodes, wait_for_nodes_s=60.0, rollout={"num_workers": 3})):
         assert len(spawn.offers()) == 3
+    assert [len(bundles) for bundles in asked] == [7, 0]  # and nothing is asked for any more
