@@ -138,7 +138,7 @@ def train(folder: Path, arguments: argparse.Namespace, schedule: list[tuple[int,
     settings = SETTINGS | {"run.steps": arguments.steps, "checkpoint.dir": disk}
     run = LiveRun(folder, [f"{key}={value}" for key, value in settings.items()], arguments.cache)
     run.checkpoints = disk / folder.name
-    before = left_behind()
+    before = lent(run)
     began, done, resumes = time.monotonic(), [], 0
     run.start()
     try:
@@ -179,7 +179,7 @@ def train(folder: Path, arguments: argparse.Namespace, schedule: list[tuple[int,
             "checkpoints": store.names(),
             "damaged": damaged,
             "drafts": [path.name for path in run.checkpoints.glob(".*")],
-            "left": {kind: sorted(after - before[kind]) for kind, after in left_behind().items()},
+            "left": {kind: sorted(after - before[kind]) for kind, after in lent(run).items()},
         }
     finally:
         run.end()
@@ -188,17 +188,10 @@ def train(folder: Path, arguments: argparse.Namespace, schedule: list[tuple[int,
             subprocess.run(["umount", str(disk)], check=True)
 
 
-def left_behind() -> dict[str, set[str]]:
-    """What a run may leave on a machine: Ray's and our processes, containers, shared memory."""
-    titles = set()
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError):
-                title = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                if title.startswith("ray::") or "raylet/raylet" in title or "gcs_server" in title:
-                    titles.add(f"{entry.name} {title[:60]}")
+def lent(run: LiveRun) -> dict[str, set[str]]:
+    """What a run takes of a machine: processes, containers, shared memory."""
     memory = {path.name for path in Path("/dev/shm").iterdir()} if Path("/dev/shm").is_dir() else set()
-    return {"processes": titles, "containers": {one.id[:12] for one in containers()}, "shared memory": memory}
+    return {"processes": set(run.left()), "containers": {one.id[:12] for one in containers()}, "shared memory": memory}
 
 
 def main() -> None:

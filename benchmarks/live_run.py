@@ -26,6 +26,8 @@ PARTS = {
     "recorder": "ray::RecorderRole",
 }
 """Part -> how the title of its process begins."""
+MARK = "PGRPO_LIVE_RUN"
+"""In the environment of all that a run starts, Ray's own processes too: the run's folder."""
 
 
 class LiveRun:
@@ -43,7 +45,8 @@ class LiveRun:
             f"starter={TINY}",
             *overrides,
         ]
-        self._environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1"}
+        mark = {MARK: str(folder)}
+        self._environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1"} | mark
         if cache is not None:
             self._environment["PGRPO_CACHE"] = str(cache)
         self.process: subprocess.Popen | None = None
@@ -83,6 +86,17 @@ class LiveRun:
                     title = " ".join(process.cmdline())
                     if process.status() != psutil.STATUS_ZOMBIE and (part == "all" or title.startswith(PARTS[part])):
                         found.append(process.pid)
+        return found
+
+    def left(self) -> list[str]:
+        """Return what still lives of all that it started, whoever is its parent by now; zombies do not count."""
+        mark, found = f"{MARK}={self.folder}".encode(), []
+        for entry in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if mark in (entry / "environ").read_bytes().split(b"\0"):  # a zombie has none any more
+                    found.append(
+                        f"{entry.name} {(entry / 'cmdline').read_bytes().replace(bytes(1), b' ').decode()[:60]}"
+                    )
         return found
 
     def wait(self, condition: Callable[[], bool], timeout_s: float, what: str) -> float:
