@@ -33,7 +33,8 @@ audit: $(INSTALLED)
 test: setup audit
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n auto tests/unit tests/fuzz tests/deploy
+	$(VENV)/bin/python -m pytest tests/actors tests/integration tests/chaos
 
 $(INSTALLED): $(LOCK) pyproject.toml deploy/install.sh
 	PYTHON=$(PYTHON) bash deploy/install.sh $(VENV) $(ACCELERATOR)
