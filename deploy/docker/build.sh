@@ -7,7 +7,7 @@
 #   sandbox    the image in which model code runs; saved to FILE where one is named
 #
 # Wheels of the lock come through this machine's pip with its own configuration, index and certificates, and reach the
-# build as an image: nothing of that configuration does. The build itself needs no network if the base has all packages.
+# build as an image: nothing of that configuration does. Upon a base that is made here the build has no network at all.
 #
 # Settings, by environment:
 #   PYTHON   whose pip fetches the wheels; it must be of the base's version: 3.11 for Debian 12, 3.12 for Ubuntu 24.04.
@@ -17,6 +17,7 @@
 #            without a registry, by mmdebstrap; where that cannot be had, the image that the Dockerfile names.
 #   WHEELS   a folder with the wheels, where they are not to be fetched
 #   NAME     instead of pgrpo-ray, such as registry.example.org/team/pgrpo-ray
+#   KEEP=1   keeps wheels and inner stages on the engine, 6 GB for cpu; after a change of code a build takes seconds then
 #   WITH     additions to the sandbox image: cpp or libraries
 set -euo pipefail
 shopt -s inherit_errexit
@@ -24,7 +25,8 @@ what=${1:-} file=${2:-}
 [ -z "$file" ] || file=$(realpath "$file")
 cd "$(dirname "$0")/../.."
 python=${PYTHON:-.venv/bin/python}
-scratch=$(mktemp -d) && trap 'rm -rf "$scratch"' EXIT
+scratch=$(mktemp -d) leftovers=()
+trap 'rm -rf "$scratch"; docker rmi "${leftovers[@]}" >/dev/null 2>&1 || true' EXIT
 
 # Of the runtime: tini reaps what Ray leaves, vLLM's CPU kernels are linked with libnuma.
 packages="ca-certificates libnuma1 python3 python3-venv tini"
@@ -54,10 +56,11 @@ debian() {
     echo "$tag"
 }
 
-# wheels ACCELERATOR: fetch what its lock names, less what only development needs, as the image pgrpo-wheels:ACCELERATOR.
+# wheels ACCELERATOR IMAGE: make an image of what its lock names, less what only development needs.
 wheels() {
     local folder=${WHEELS:-} lock=requirements/$1.lock
     if [ -z "$folder" ]; then
+        if docker image inspect "$2" >/dev/null 2>&1; then return; fi
         folder=$scratch/wheels
         say "fetching the wheels of $lock"
         fetch() { "$python" -m pip wheel --quiet --no-deps --wheel-dir "$folder" -r "$lock" "$@"; }
@@ -66,7 +69,7 @@ wheels() {
         } 2>>"$scratch/log" || { cat "$scratch/log" >&2; exit 1; }
         "$python" deploy/docker/prune_wheels.py "$folder" "$1" >&2
     fi
-    tar -C "$folder" -c . | docker import - "pgrpo-wheels:$1" >/dev/null
+    tar -C "$folder" -c . | docker import - "$2" >/dev/null
 }
 
 # sandbox: make the sandbox image and say its tag.
@@ -78,15 +81,18 @@ sandbox() {
 
 # build ACCELERATOR TARGET TAG
 build() {
-    local version base=${BASE:-} image sandbox
+    local version base=${BASE:-} network=default image wheels sandbox
     version=$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
     image=${NAME:-pgrpo-ray}:$version-$3
     if [ -z "$base" ] && [ "$1" = cuda ]; then base=nvidia/cuda:13.0.2-base-ubuntu24.04; fi
-    if [ -z "$base" ]; then base=$(debian); fi
-    wheels "$1"
+    if [ -z "$base" ] && base=$(debian) && [ -n "$base" ]; then network=none; fi # it has all packages
+    wheels=pgrpo-wheels:$1-$(cat "requirements/$1.lock" pyproject.toml | sha256sum | cut -c1-8)
+    # The inner stages by name, so that they can be removed: the old builder would leave them as gigabytes without one.
+    [ "${KEEP:-}" = 1 ] || leftovers=("pgrpo-build:$1" "$wheels" pgrpo-sandbox-file)
+    wheels "$1" "$wheels"
     local arguments=(
-        --force-rm --file deploy/docker/Dockerfile ${base:+--build-arg "BASE=$base"}
-        --build-arg "PACKAGES=$packages" --build-arg "WHEELS=pgrpo-wheels:$1"
+        --force-rm --network "$network" --file deploy/docker/Dockerfile ${base:+--build-arg "BASE=$base"}
+        --build-arg "PACKAGES=$packages" --build-arg "WHEELS=$wheels"
     )
     if [ "$2" = executor ]; then
         sandbox=$(sandbox)
@@ -94,15 +100,12 @@ build() {
         tar -C "$scratch" -c sandbox-image.tar | docker import - pgrpo-sandbox-file >/dev/null
         arguments+=(--build-arg SANDBOX=pgrpo-sandbox-file)
     fi
-    # The inner stages by name, so that they can be removed: the old builder would leave them as gigabytes without one.
     docker build "${arguments[@]}" --target code --tag "pgrpo-build:$1" .
     docker build "${arguments[@]}" --target "$2" --tag "$image" \
         --label "org.opencontainers.image.version=$version" \
         --label "org.opencontainers.image.revision=$(git describe --always --dirty --abbrev=40 2>/dev/null)" \
         --label "org.opencontainers.image.created=$(date -u +%Y-%m-%dT%H:%M:%SZ)" \
         ${base:+--label "org.opencontainers.image.base.name=$base"} .
-    docker rmi "pgrpo-build:$1" "pgrpo-wheels:$1" >/dev/null
-    [ "$2" != executor ] || docker rmi pgrpo-sandbox-file >/dev/null
     say "$image is there"
 }
 
