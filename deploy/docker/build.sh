@@ -97,6 +97,7 @@ build() {
     if [ "$2" = executor ]; then
         sandbox=$(sandbox)
         docker save --output "$scratch/sandbox-image.tar" "$sandbox"
+        chmod 644 "$scratch/sandbox-image.tar" # docker makes it readable for its owner only
         tar -C "$scratch" -c sandbox-image.tar | docker import - pgrpo-sandbox-file >/dev/null
         arguments+=(--build-arg SANDBOX=pgrpo-sandbox-file)
     fi

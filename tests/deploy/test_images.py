@@ -249,14 +249,19 @@ wc -l <runs/local/metrics.jsonl
 """
 
 
-@pytest.fixture(scope="module")
-def image(docker_engine):
-    """The CPU image of this version."""
+def built(what: str):
+    """The image of this version; skips where it was not built."""
     (version,) = re.findall(r'^version = "(.+)"', (REPOSITORY / "pyproject.toml").read_text(), re.MULTILINE)
     try:
-        return docker.from_env().images.get(f"pgrpo-ray:{version}-cpu")
+        return docker.from_env().images.get(f"pgrpo-ray:{version}-{what}")
     except docker.errors.ImageNotFound:
-        pytest.skip(f"no image pgrpo-ray:{version}-cpu on this engine; make it by deploy/docker/build.sh cpu")
+        pytest.skip(f"no image pgrpo-ray:{version}-{what} on this engine; make it by deploy/docker/build.sh {what}")
+
+
+@pytest.fixture(scope="module")
+def image(docker_engine):
+    """The CPU image."""
+    return built("cpu")
 
 
 @contextlib.contextmanager
@@ -279,9 +284,10 @@ def container(image, *command, **options):
 
 
 @pytest.mark.docker
+@pytest.mark.timeout(1000)  # a minute and a half on two idle cores, six where ten processes want them
 def test_two_steps_of_training_in_the_image_as_an_ordinary_user(image):
     with container(image, "bash", "-c", TRAINING) as training:
-        status = training.wait(timeout=500)["StatusCode"]
+        status = training.wait(timeout=900)["StatusCode"]
         said = training.logs().decode(errors="replace")
     assert status == 0, said[-4000:]
     assert said.splitlines()[0] == "1000"
@@ -321,3 +327,13 @@ def test_a_ray_head_in_the_image_turns_healthy_and_its_death_is_seen(image):
         head.exec_run(["bash", "-c", kill])
         status, said = head.exec_run(check)
     assert status == 1 and b"no raylet runs" in said
+
+
+@pytest.mark.docker
+def test_the_executor_image_brings_the_sandbox_image_that_its_code_asks_for(docker_engine):
+    reads = "import json, tarfile; from pgrpo_ray.sandbox.image import DEFAULT_TAG; "
+    reads += "manifest = tarfile.open('/opt/pgrpo/sandbox-image.tar').extractfile('manifest.json'); "
+    reads += "print(DEFAULT_TAG in json.load(manifest)[0]['RepoTags'])"
+    with container(built("executor"), "python", "-c", reads) as started:
+        assert started.wait(timeout=60)["StatusCode"] == 0, started.logs().decode()
+        assert started.logs(stderr=False) == b"True\n"
