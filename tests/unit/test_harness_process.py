@@ -113,6 +113,16 @@ def test_one_bad_case_spoils_no_other(pool):
     assert (judgement.verdict, judgement.first_failed, judgement.tests_passed) == (Verdict.RUNTIME_ERROR, 0, 1)
 
 
+def test_an_ordinary_user_has_no_uids_that_could_be_used_up(monkeypatch):
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    pool = ExecutionPool(ProcessRunner, slots=1, retries=0)
+    assert [pool.judge(ADD, program).verdict for program in (DEF, "def add(a, b): return 0")] == [
+        "passed",
+        "wrong_answer",
+    ]
+    pool.close()
+
+
 def test_answers_keep_the_order(pool):
     programs = [DEF, "def add(a, b): return 0", "def (", DEF]
     verdicts = [judgement.verdict for judgement in pool.judge_many([(ADD, program) for program in programs])]

@@ -120,7 +120,8 @@ class Warden:
                     # Not fresh: the host may ask for this case alone.
                     result.update(status="output_limit", detail="all cases together printed too much", fresh=False)
             results += done
-        return {"id": request["id"], "cases": results, "dirty": dirty or self.uid - self.first_uid >= self.num_uids}
+        used_up = self.first_uid > 0 and self.uid - self.first_uid >= self.num_uids  # an ordinary user has but its own
+        return {"id": request["id"], "cases": results, "dirty": dirty or used_up}
 
     def build(self, request):
         """Compile the program, unless it is the last one. Return its binary, and the result of a build that failed."""
