@@ -183,7 +183,7 @@ def train(folder: Path, arguments: argparse.Namespace, schedule: list[tuple[int,
         }
     finally:
         run.end()
-        (arguments.out.parent / f"chaos-{folder.name}.log").write_text(run.said().replace(str(folder.parent), "RUNS"))
+        (arguments.out.parent / f"chaos-{folder.name}.log").write_text(run.log())
         if mounted:
             subprocess.run(["umount", str(disk)], check=True)
 

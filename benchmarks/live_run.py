@@ -70,6 +70,13 @@ class LiveRun:
         """Return what it has printed."""
         return self.terminal.read_text(errors="replace") if self.terminal.exists() else ""
 
+    def log(self) -> str:
+        """Return what it has printed, without this machine's paths: for the record."""
+        text = self.said()
+        for path, name in ((self.folder.parent, "RUNS"), (REPOSITORY, "."), (sys.prefix, ".venv"), (Path.home(), "~")):
+            text = text.replace(str(path), name)
+        return text
+
     def steps(self) -> list[dict]:
         """Return the metrics of every step that it has taken; a line that is being written does not count."""
         with contextlib.suppress(FileNotFoundError):

@@ -106,7 +106,7 @@ def main() -> None:
                     print(json.dumps(found[-1]), flush=True)
         finally:
             run.end()
-            (arguments.out.parent / "recovery.log").write_text(run.said())
+            (arguments.out.parent / "recovery.log").write_text(run.log())
         ledger = audit(run.folder / "ledger")
     results = {**origin(), "settings": SETTINGS, "step_s": usual, "recoveries": found, "ledger": ledger}
     arguments.out.write_text(json.dumps(results, indent=1) + "\n")
