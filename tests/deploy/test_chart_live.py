@@ -20,6 +20,13 @@ from api_server import ApiServer, Object, Refused, api_server, chart_for_1_20, p
 from conftest import CHART, EXAMPLES, MATRIX, RELEASE, Release, Values, crd_folder
 from kuberay_rules import QUANTITY, quantity
 
+BINARIES = os.environ.get("PGRPO_KUBE_APISERVER")
+if not BINARIES:
+    pytest.skip(
+        "PGRPO_KUBE_APISERVER is not set: deploy/helm/build-api-server.sh FOLDER builds it in ten minutes",
+        allow_module_level=True,
+    )
+
 Named = tuple[str, str]
 """Kind and name."""
 CLAIM = "PersistentVolumeClaim"
@@ -58,12 +65,10 @@ def _objects(release: dict[str, Any]) -> dict[Named, Object]:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
-    binaries, crds = os.environ.get("PGRPO_KUBE_APISERVER"), crd_folder()
-    if not binaries:
-        pytest.skip("PGRPO_KUBE_APISERVER is not set: deploy/helm/build-api-server.sh FOLDER builds it in 10 minutes")
+    crds = crd_folder()
     if crds is None:
         pytest.skip("KubeRay's CRDs are absent: PGRPO_CRDS names a folder with ray.io_rayjobs.yaml.gz and its like")
-    with api_server(Path(binaries), tmp_path_factory.mktemp("api-server"), crds) as server:
+    with api_server(Path(BINARIES), tmp_path_factory.mktemp("api-server"), crds) as server:
         # What a cluster must have for what the values name.
         priority = {"metadata": {"name": "training"}, "value": 1000}
         server.request("POST", "/apis/scheduling.k8s.io/v1/priorityclasses", priority)
