@@ -48,13 +48,13 @@ def _training_configs() -> list[Path]:
 
 @pytest.mark.parametrize("file", _training_configs(), ids=lambda file: file.stem)
 def test_files_of_the_other_doors_open_this_one(render: Callable[..., Release], tmp_path: Path, file: Path) -> None:
-    """No number changes on its way through Helm; of the chart's four keys, a file that has its own wins."""
+    """No number changes on its way through Helm, and only the four keys differ that are the chart's."""
     there = load(file).model_dump()
-    here = _config(render({"configFile": file.read_text(encoding="utf-8")}), tmp_path).model_dump()
+    values = {"configFile": file.read_text(encoding="utf-8"), "config": {"run": {"dir": "/data/runs"}}}
+    here = _config(render(values), tmp_path).model_dump()
     assert here["cluster"].pop("address") == "auto"
     assert here["cluster"].pop("pinned") == ["rollout", "learner", "reward"]
-    own = yaml.safe_load(file.read_text(encoding="utf-8")).get("run", {})
-    assert here["run"].pop("dir") == own.get("dir", "/data/runs")
+    assert here["run"].pop("dir") == "/data/runs"
     del there["cluster"]["address"], there["cluster"]["pinned"], there["run"]["dir"]
     assert here == there
 
@@ -62,10 +62,10 @@ def test_files_of_the_other_doors_open_this_one(render: Callable[..., Release], 
 def test_values_win_over_the_file(render: Callable[..., Release], tmp_path: Path) -> None:
     values = {
         "configFile": "run: {steps: 3, seed: 1}",
-        "config": {"run": {"steps": 5, "name": "x", "dir": "/elsewhere"}},
+        "config": {"run": {"steps": 5, "name": "x", "dir": "/data/runs/elsewhere"}},
     }
     run = _config(render(values), tmp_path).run
-    assert (run.steps, run.seed, run.name, run.dir) == (5, 1, "x", "/elsewhere")
+    assert (run.steps, run.seed, run.name, run.dir) == (5, 1, "x", "/data/runs/elsewhere")
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -158,3 +158,10 @@ def test_monitors_find_ports_and_labels(render: Callable[..., Release]) -> None:
         assert {"name": "metrics", "containerPort": 8080} in release.pods[role]["spec"]["containers"][0]["ports"]
     (dashboard,) = (one for name, one in release.of("ConfigMap").items() if name.endswith("-dashboard"))
     assert json.loads(dashboard["data"]["pgrpo-ray.json"])["title"] == "pgrpo_ray"
+
+
+def test_a_run_that_would_write_where_no_volume_is_mounted_is_refused(render: Callable[..., Release]) -> None:
+    from helm_python.errors import HelmRenderError
+
+    with pytest.raises(HelmRenderError, match=r'run.dir is "/shared/runs", where no volume is mounted'):
+        render({"configFile": "run: {dir: /shared/runs}"})

@@ -56,6 +56,9 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- with $file.Error }}{{ fail (printf "configFile is no YAML: %s" .) }}{{ end -}}
 {{- $config := mergeOverwrite (dict "run" $run "cluster" (dict "pinned" $pinned)) $file (deepCopy .Values.config) -}}
 {{- $_ := set $config.cluster "address" "auto" -}}
+{{- if not (hasPrefix .Values.storage.runs.mountPath $config.run.dir) -}}
+{{- fail (printf "run.dir is %q, where no volume is mounted: set config.run.dir to a folder below storage.runs.mountPath, which is %q" $config.run.dir .Values.storage.runs.mountPath) -}}
+{{- end -}}
 {{- toYaml $config -}}
 {{- end }}
 
