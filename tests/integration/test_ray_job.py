@@ -177,7 +177,7 @@ def test_a_run_goes_on_without_a_node_that_is_lost(nodes, options):
     third = nodes.add(1, {"rollout": 1})
     more = {"rollout.num_workers": 2, "cluster.on_failure": "go_on"}
     nodes.env["PGRPO_JOB_ID"] = "lost-node"
-    done = nodes.run(SUBMIT, "cluster/local.yaml", "--no-wait", "--", *options("lost-node", steps=30, **more))
+    done = nodes.run(SUBMIT, "cluster/local.yaml", "--no-wait", "--", *options("lost-node", steps=16, **more))
     assert done.returncode == 0, done.stdout + done.stderr
 
     def said():
@@ -188,6 +188,6 @@ def test_a_run_goes_on_without_a_node_that_is_lost(nodes, options):
     nodes.lose(third)
     wait_for((folder / "summary.json").exists, 240, said)
     assert re.search(r"rollout worker \d .*node.*(died|is dead)", said()), said()
-    assert [step["step"] for step in steps(folder)] == list(range(1, 31))
+    assert [step["step"] for step in steps(folder)] == list(range(1, 17))
     assert audit(folder / "ledger")["missing_groups"] == 0
     wait_for(lambda: not left_on(nodes), 60, lambda: left_on(nodes))
