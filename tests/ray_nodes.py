@@ -33,7 +33,7 @@ class RayNodes:
             "RAY_AUTH_TOKEN": secrets.token_hex(16),
             "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{self.dashboard_port}",
             "RAY_USAGE_STATS_ENABLED": "0",
-            # After a node's loss Ray's 2.60 head and its metrics agent compute without end, here on the run's own cores.
+            # After a node's loss the head of Ray 2.60 and its agent compute without end, here on the run's own cores.
             "RAY_enable_metrics_collection": "0",
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         }
