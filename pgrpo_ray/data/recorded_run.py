@@ -1,0 +1,121 @@
+"""A run's folder, read: what reports, replays and the terminal's views of rollouts have in common.
+
+Owns no file and writes none, so a run that goes on can be read. `obs.run_log` says what lies where.
+"""
+
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import yaml
+
+from pgrpo_ray import config as configuration
+from pgrpo_ray.config import RunConfig
+from pgrpo_ray.data.arrow import read_ipc
+from pgrpo_ray.errors import DataError
+from pgrpo_ray.obs.run_log import EVALUATIONS, ROLLOUTS
+
+
+class RecordedRun:
+    """One run's folder. Everything is read when it is asked for."""
+
+    def __init__(self, folder: str | Path):
+        """Raises `DataError` where the folder is none of a run."""
+        self.folder = Path(folder)
+        if not (self.folder / "config.yaml").is_file():
+            raise DataError(
+                "is no folder of a run: it has no config.yaml. Give one that `pgrpo train` left, such as runs/local.",
+                str(folder),
+            )
+
+    @property
+    def name(self) -> str:
+        """Of the folder, which tells `runs/local` from `runs/local.1`."""
+        return self.folder.resolve().name
+
+    @cached_property
+    def config_values(self) -> dict[str, Any]:
+        """The resolved config as plain values, whatever version of this project wrote it. Raises `DataError`."""
+        file = self.folder / "config.yaml"
+        try:
+            values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise DataError(f"cannot be read ({error}). It must be the config.yaml of a run.", str(file)) from error
+        if not isinstance(values, dict) or not all(isinstance(section, dict) for section in values.values()):
+            raise DataError("is no config of a run: it must be a mapping of sections.", str(file))
+        return values
+
+    @cached_property
+    def config(self) -> RunConfig:
+        """The config. Raises `ConfigError` where another version of this project wrote keys that are unknown here."""
+        return configuration.load(self.folder / "config.yaml")
+
+    @cached_property
+    def metrics(self) -> list[dict[str, Any]]:
+        """One dict a step in their order, keys of `docs/metrics.md`; None: unknown. A last line that is being written
+        is left out. Raises `DataError`."""
+        file = self.folder / "metrics.jsonl"
+        try:
+            lines = file.read_text(encoding="utf-8").splitlines(keepends=True) if file.exists() else []
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"cannot be read ({error}).", str(file)) from error
+        found = []
+        for number, line in enumerate(lines, start=1):
+            try:
+                values = json.loads(line)
+            except ValueError as error:
+                if number == len(lines) and not line.endswith("\n"):
+                    break
+                raise DataError("is no JSON object. Delete the line to read the others.", str(file), number) from error
+            if not isinstance(values, dict) or not isinstance(values.get("step"), int):
+                raise DataError("has no `step`. Delete the line to read the others.", str(file), number)
+            found.append(values)
+        return found
+
+    @cached_property
+    def summary(self) -> dict[str, Any] | None:
+        """What came out; None for a run that has not finished. Raises `DataError`."""
+        file = self.folder / "summary.json"
+        try:
+            return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+        except (OSError, ValueError) as error:
+            raise DataError(f"cannot be read ({error}).", str(file)) from error
+
+    @cached_property
+    def steps(self) -> list[int]:
+        """Steps whose rollouts are there, ascending."""
+        files = (self.folder / ROLLOUTS).glob("step-*.arrow")
+        return sorted(int(number) for file in files if (number := file.stem.removeprefix("step-")).isdecimal())
+
+    def rollouts(self, step: int, columns: Sequence[str] | None = None) -> pa.Table:
+        """Return the rollouts of a step, group after group; columns of `data.arrow`, all by default.
+
+        Raises `DataError` where there are none.
+        """
+        if step not in self.steps:
+            there = f"There are steps {self.steps[0]} to {self.steps[-1]}." if self.steps else "There are none."
+            raise DataError(f"has no rollouts of step {step}. {there}", str(self.folder / ROLLOUTS))
+        return self._read(self.folder / ROLLOUTS / f"step-{step:06d}.arrow", columns)
+
+    @cached_property
+    def evaluations(self) -> list[str]:
+        """Names of the evaluations whose rollouts are there, in the order in which they were made."""
+        names = {file.stem for file in (self.folder / EVALUATIONS).glob("*.arrow")}
+        return sorted(names, key=lambda name: ({"before": 0, "after": 2}.get(name, 1), name))
+
+    def evaluation(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """Return the held-out rollouts of an evaluation; they have no reward. Raises `DataError` where it is none."""
+        if name not in self.evaluations:
+            there = ", ".join(self.evaluations) or "none"
+            raise DataError(f"has no evaluation {name!r}. There are: {there}.", str(self.folder / EVALUATIONS))
+        return self._read(self.folder / EVALUATIONS / f"{name}.arrow", columns)
+
+    @staticmethod
+    def _read(file: Path, columns: Sequence[str] | None) -> pa.Table:
+        table = read_ipc(file)
+        if missing := set(columns or ()) - set(table.column_names):
+            raise DataError(f"lacks the columns {sorted(missing)}: another version wrote it.", str(file))
+        return table if columns is None else table.select(list(columns))
