@@ -15,7 +15,8 @@ LEVEL = (
     dict.fromkeys(["__init__", *WORDS], 0)
     | dict.fromkeys(["algo", "obs", "interrupts"], 1)
     | dict.fromkeys(PARTS, 2)
-    | {"actors": 3, "preflight": 3, "driver": 4, "grading": 4, "diagnosis": 4, "jobs": 4, "launch": 5, "cli": 6}
+    | {"actors": 3, "preflight": 3, "driver": 4, "grading": 4, "diagnosis": 4, "jobs": 4, "report": 4}
+    | {"launch": 5, "cli": 6, "__main__": 7}
 )
 """Room of the house -> floor. A module may import its own room, and rooms on lower floors."""
 SEES = {"starter": {"reward_model"}}

@@ -51,7 +51,7 @@ def test_what_is_not_there_is_said_with_what_is(log, tmp_path):
         RecordedRun(tmp_path)
     write_ipc(log.rollouts_path(3), pa.table({"reward": [1.0]}), {})
     run = RecordedRun(log.folder)
-    with pytest.raises(DataError, match="no rollouts of step 4. There are steps 3 to 3"):
+    with pytest.raises(DataError, match=r"no rollouts of step 4\. There are steps 3 to 3"):
         run.rollouts(4)
     with pytest.raises(DataError, match=r"lacks the columns \['verdict'\]"):
         run.rollouts(3, ["verdict"])
