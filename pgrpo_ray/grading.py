@@ -1,13 +1,14 @@
-"""Judge a file of programs, or of answers, through the same judges as a run, without Ray: what `pgrpo grade` does.
+"""Judge programs, or answers, through the same judges as a run, without Ray: what `pgrpo grade` does with a file.
 
 Everything that can be wrong with input and output is found before a container starts. Verdicts are written as they
 come, in the order of the input, to a draft beside the output, which takes its name at the end: an output is always
 whole, and after an interruption the draft holds what was judged.
 """
 
+import contextlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -16,11 +17,12 @@ from pgrpo_ray import preflight
 from pgrpo_ray.actors.judges import start_judges
 from pgrpo_ray.config import SANDBOX_OVERHEAD_MIB, RunConfig
 from pgrpo_ray.data.loaders import Submission, load_problems, load_programs
-from pgrpo_ray.errors import EnvironmentFault
+from pgrpo_ray.errors import DataError, EnvironmentFault
 from pgrpo_ray.interrupts import interruptible
 from pgrpo_ray.obs.disk import check_out
 from pgrpo_ray.obs.display import warn_weak_sandbox
-from pgrpo_ray.types import Judgement
+from pgrpo_ray.protocols import Judge
+from pgrpo_ray.types import Judgement, Problem
 
 CHUNK = 256
 """Programs judged between two writes."""
@@ -31,33 +33,48 @@ def grade_file(problems: Path, format: str, programs: Path, out: Path, config: R
     by_id = {problem.id: problem for problem in load_problems(problems, format)}
     submissions = load_programs(programs, by_id)
     draft = _open_draft(out)
-    everything = list(by_id.values())
+    passed = errors = 0
+    try:
+        with (
+            interruptible(),
+            console.status("starting") as status,
+            judges(by_id.values(), config, console) as (pool, sandbox),
+            draft.open("w", encoding="utf-8") as file,
+        ):
+            for start in range(0, len(submissions), CHUNK):
+                status.update(f"judging program {start + 1} of {len(submissions)} ({sandbox.name})")
+                part = submissions[start : start + CHUNK]
+                judgements = pool.judge_many([(by_id[entry.problem_id], entry.program) for entry in part])
+                file.writelines(_lines(part, judgements))
+                file.flush()
+                passed += sum(judgement.passed for judgement in judgements)
+                errors += sum(judgement.verdict is None for judgement in judgements)
+        draft.replace(out)
+    except OSError as error:
+        raise EnvironmentFault(f"--out {out}: cannot be written: {error.strerror}. {draft} holds the rest.") from error
+    console.print(f"{passed} of {len(submissions)} passed ({sandbox.name}): {out}", highlight=False)
+    return errors
+
+
+@contextlib.contextmanager
+def judges(
+    problems: Collection[Problem], config: RunConfig, console: Console
+) -> Iterator[tuple[Judge, preflight.Sandbox]]:
+    """Judge programs of these problems while the block runs, with memory for the hungriest; say in which sandbox.
+
+    Raises `ConfigError`, `DataError`, `EnvironmentFault` and `SandboxError`.
+    """
+    everything = list(problems)
+    if not everything:
+        raise DataError("there are no problems to judge programs of. Give one at least.")
     sandbox = preflight.choose_sandbox(config, everything)
     if sandbox.kind == "process":
         warn_weak_sandbox(console, sandbox.reason)
     largest = max(problem.limits.memory_mib for problem in everything) + SANDBOX_OVERHEAD_MIB
     section = config.sandbox.model_copy(update={"memory_mib": max(config.sandbox.memory_mib, largest)})
     preflight.check_judging(config, sandbox, everything)
-    passed = errors = 0
-    try:
-        with interruptible(), draft.open("w", encoding="utf-8") as file, console.status("starting") as status:
-            pool = start_judges(sandbox.kind, section, everything)
-            try:
-                for start in range(0, len(submissions), CHUNK):
-                    status.update(f"judging program {start + 1} of {len(submissions)} ({sandbox.name})")
-                    part = submissions[start : start + CHUNK]
-                    judgements = pool.judge_many([(by_id[entry.problem_id], entry.program) for entry in part])
-                    file.writelines(_lines(part, judgements))
-                    file.flush()
-                    passed += sum(judgement.passed for judgement in judgements)
-                    errors += sum(judgement.verdict is None for judgement in judgements)
-            finally:
-                pool.close()
-        draft.replace(out)
-    except OSError as error:
-        raise EnvironmentFault(f"--out {out}: cannot be written: {error.strerror}. {draft} holds the rest.") from error
-    console.print(f"{passed} of {len(submissions)} passed ({sandbox.name}): {out}", highlight=False)
-    return errors
+    with contextlib.closing(start_judges(sandbox.kind, section, everything)) as pool:
+        yield pool, sandbox
 
 
 def _open_draft(out: Path) -> Path:

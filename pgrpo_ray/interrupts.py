@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,8 +13,12 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 def interruptible() -> Iterator[None]:
     """Make the first SIGINT or SIGTERM raise KeyboardInterrupt, and ignore further ones while the block unwinds.
 
-    Blocks may be nested (a library may have taken the signals in between); the outermost gives them back.
+    Blocks may be nested (a library may have taken the signals in between); the outermost gives them back. Only in the
+    main thread: no other one gets signals, nor may set their handlers.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
 
     def unwind(number: int, frame: Any) -> None:
         for which in SIGNALS:

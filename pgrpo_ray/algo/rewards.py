@@ -15,12 +15,16 @@ import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from importlib.metadata import entry_points
 from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from pgrpo_ray.errors import ConfigError
+
+ENTRY_POINTS = "pgrpo_ray.reward_rules"
+"""Group in which packages name their rules."""
 
 Scored = Literal["none", "passers", "all"]
 """Whose reasoning gets a thinking reward: nobody's, that of programs that passed, or of every well-formed response."""
@@ -140,34 +144,55 @@ def outweighed(rule: RewardRule) -> str:
 def reward_rule(
     *, terms: tuple[Term, ...], scores: Scored = "passers", apart: tuple[str, ...] = (), pass_frac: bool = False
 ) -> Callable[[Callable[[Signals], Mapping[str, ArrayLike]]], RewardRule]:
-    """Decorate a function from `Signals` to terms; `algo.reward: package.module:name` then chooses it."""
+    """Decorate a function from `Signals` to terms, which `algo.reward` then chooses: as `package.module:name` anywhere;
+    by its name alone in the process that defined it, or, where a package's entry point of the group
+    `pgrpo_ray.reward_rules` leads to it, by the entry point's name. A later rule of the same name replaces an earlier
+    one; raises `ValueError` for the name of a built-in one.
+    """
 
     def declare(function: Callable[[Signals], Mapping[str, ArrayLike]]) -> RewardRule:
-        return RewardRule(function.__name__, terms, function, scores, apart, pass_frac)
+        rule = RewardRule(function.__name__, terms, function, scores, apart, pass_frac)
+        if rule.name in RULES:
+            raise ValueError(f"reward rule {rule.name!r} is built in: give the function another name")
+        if rule.name.isidentifier():  # a lambda has no name to be chosen by
+            _DEFINED[rule.name] = rule
+        return rule
 
     return declare
 
 
 def find_rule(name: str) -> RewardRule:
-    """Return a built-in rule, or the user's at `package.module:name`. Raises `ConfigError`."""
+    """Return a built-in rule, or a user's (`reward_rule` says how it is named). Raises `ConfigError`."""
     if name in RULES:
         return RULES[name]
+    if name in _DEFINED:
+        return _DEFINED[name]
+    installed = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
     path = "algo.reward"
+    if name in installed:
+        return _load(installed[name].load, name, f"the entry point {installed[name].value} of an installed package")
     module, colon, attribute = name.partition(":")
     if not colon:
-        close = get_close_matches(name, RULES, 1)
+        known = [*RULES, *_DEFINED, *installed]
+        close = get_close_matches(name, known, 1)
         hint = f"Did you mean {close[0]!r}? " if close else ""
         raise ConfigError(
-            f"{path}={name!r} is no reward rule. {hint}There are {', '.join(RULES)}, and your own as "
+            f"{path}={name!r} is no reward rule. {hint}There are {', '.join(known)}, and your own as "
             "`package.module:name`.",
             path=path,
         )
+    return _load(lambda: getattr(importlib.import_module(module), attribute), name, "a module on PYTHONPATH")
+
+
+def _load(load: Callable[[], object], name: str, what: str) -> RewardRule:
+    """Return the rule that `load` gives. Raises `ConfigError` where it gives none."""
+    path = "algo.reward"
     try:
-        rule = getattr(importlib.import_module(module), attribute)
+        rule = load()
     except Exception as error:  # the user's module may raise anything
         raise ConfigError(
-            f"{path}={name!r} cannot be imported: {type(error).__name__}: {error}. Put it on PYTHONPATH, and have it "
-            "import without an error.",
+            f"{path}={name!r} cannot be imported: {type(error).__name__}: {error}. It must be {what}, and import "
+            "without an error.",
             path=path,
         ) from error
     if not isinstance(rule, RewardRule):
@@ -239,6 +264,8 @@ RULES: dict[str, RewardRule] = {
     )
 }
 """The built-in rules, by the name that `algo.reward` gives."""
+_DEFINED: dict[str, RewardRule] = {}
+"""What `reward_rule` declared in this process."""
 
 
 def _check(signals: Signals) -> None:

@@ -183,6 +183,47 @@ def test_a_declaration_that_contradicts_itself_is_refused():
         with_length_penalty(reward_rule(terms=(outcome, Term("length", -1, 0)))(dict), 100, 20)
 
 
+def test_a_rule_is_found_by_its_own_name_where_it_was_defined():
+    outcome = (Term("outcome", 0, 1),)
+
+    @reward_rule(terms=outcome, scores="none")
+    def of_this_process(given):
+        return {"outcome": given.passed}
+
+    first = of_this_process
+    assert find_rule("of_this_process") is first
+    with pytest.raises(ConfigError, match="Did you mean 'of_this_process'"):
+        find_rule("of_this_proces")
+
+    @reward_rule(terms=outcome, scores="none")
+    def of_this_process(given):
+        return {"outcome": given.passed}
+
+    assert find_rule("of_this_process") is of_this_process is not first
+    with pytest.raises(ValueError, match="is built in"):
+
+        @reward_rule(terms=outcome)
+        def posterior(given):
+            return {"outcome": given.passed}
+
+
+def test_a_rule_is_found_by_an_installed_packages_entry_point(tmp_path, monkeypatch):
+    (tmp_path / "their_rewards.py").write_text(
+        "from pgrpo_ray import Term, reward_rule\n"
+        "theirs = reward_rule(terms=(Term('outcome', 0, 1),))(lambda given: {'outcome': given.passed})\n"
+    )
+    package = tmp_path / "their_rewards-1.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: their-rewards\nVersion: 1\n")
+    (package / "entry_points.txt").write_text(
+        "[pgrpo_ray.reward_rules]\nfrugal = their_rewards:theirs\nbroken = their_rewards:nothing\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert find_rule("frugal") is sys.modules["their_rewards"].theirs
+    with pytest.raises(ConfigError, match="entry point their_rewards:nothing"):
+        find_rule("broken")
+
+
 def test_rules_are_found_by_name_and_by_import_path(monkeypatch):
     assert find_rule("posterior") is POSTERIOR
     module = ModuleType("my_rewards")
