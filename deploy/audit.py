@@ -23,7 +23,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[1]
-EXTRAS = {"cpu.lock": ("cpu", "dev"), "cuda.lock": ("cuda", "dev")}
+EXTRAS = {"cpu.lock": ("cpu", "dev", "docs", "wandb"), "cuda.lock": ("cuda", "dev", "docs", "wandb")}
 """Lock file -> what of pyproject.toml's optional dependencies it holds, as deploy/lock.sh resolves them."""
 OSV = "https://api.osv.dev/v1/querybatch"
 TIMEOUT_S = 10

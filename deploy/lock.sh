@@ -3,7 +3,7 @@
 set -euo pipefail
 venv=$1
 "$venv/bin/python" -m pip install --quiet uv
-compile() { "$venv/bin/uv" pip compile pyproject.toml --quiet --no-header --no-annotate --python-version 3.11 --extra dev "$@"; }
+compile() { "$venv/bin/uv" pip compile pyproject.toml --quiet --no-header --no-annotate --python-version 3.11 --extra dev --extra docs --extra wandb "$@"; }
 compile_cpu() { compile --extra cpu --override requirements/cpu-overrides.txt -o requirements/cpu.lock "$@"; }
 
 # uv does not read pip's configuration, so hand over where pip finds wheels: the CPU build of torch is not on PyPI.
