@@ -50,7 +50,7 @@ def read_lock(lock: Path) -> tuple[dict[str, str], list[str]]:
 def check_wanted(project: dict, lock: str, versions: dict[str, str]) -> list[str]:
     """Say which dependencies of pyproject.toml the lock lacks, or has at a version that is not allowed."""
     extras = project.get("optional-dependencies", {})
-    wanted = [*project["dependencies"], *(line for extra in EXTRAS[lock] for line in extras[extra])]
+    wanted = [*project["dependencies"], *(line for extra in EXTRAS[lock] for line in extras.get(extra, ()))]
     findings = []
     for requirement in map(Requirement, wanted):
         name = canonicalize_name(requirement.name)
