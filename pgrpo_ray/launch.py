@@ -17,10 +17,11 @@ from rich.console import Console
 from rich.markup import escape
 
 from pgrpo_ray import __version__, preflight
-from pgrpo_ray.actors.spawn import Fleet, Models, check_room, fitted, fleet, ray_session
+from pgrpo_ray.actors.cluster import offers
+from pgrpo_ray.actors.spawn import Fleet, Models, check_room, fleet, ray_session
 from pgrpo_ray.actors.supervision import rest_s
 from pgrpo_ray.actors.tokenizers import check_tokenizers
-from pgrpo_ray.config import STARTER, RunConfig
+from pgrpo_ray.config import STARTER, RunConfig, placement
 from pgrpo_ray.data.run_state import RunState, fingerprint, read_state
 from pgrpo_ray.driver import Driver, RunResult
 from pgrpo_ray.errors import CheckpointError, ConfigError, LostError
@@ -140,7 +141,7 @@ class Training:
         kind, scored = self.examined.sandbox.kind, self.examined.reward.scored
         config = self.config
         if config.cluster.on_failure == "go_on":
-            fit = fitted(self.examined.reward.sized(config))
+            fit = placement.fitted(self.examined.reward.sized(config), offers())
             config = config.model_copy(update={"rollout": fit.rollout, "learner": fit.learner})
             if config != self.config:
                 self.display.note(

@@ -117,29 +117,6 @@ def ray_session(config: RunConfig) -> Iterator[None]:
         yield
 
 
-def fitted(config: RunConfig) -> RunConfig:
-    """Return the config with as many rollout workers and learner ranks as the nodes that are left can hold.
-
-    One of each stays, which `check_room` may refuse.
-    """
-    there, counted = offers(), {"rollout": "num_workers", "learner": "num_ranks"}
-    while True:
-        wanted = placement.bundles(config)
-        homes = placement.place(wanted, there)
-        homeless = " ".join(bundle.role for bundle, home in zip(wanted, homes, strict=True) if home is None)
-        if not homeless:
-            return config
-        # Reward replicas without a home take what others leave them.
-        short = [role for role in counted if role in homeless] or list(counted)
-        counts = {role: getattr(getattr(config, role), counted[role]) for role in short}
-        most = max(counts, key=lambda role: counts[role])
-        if counts[most] == 1:
-            return config
-        fewer = list(counted) if config.cluster.colocate else [most]  # there they are pairs
-        updates = {role: getattr(config, role).model_copy(update={counted[role]: counts[most] - 1}) for role in fewer}
-        config = config.model_copy(update=updates)
-
-
 def check_room(config: RunConfig) -> list[Node]:
     """Return the nodes that judge programs. Raises `EnvironmentFault` when the cluster cannot hold all roles, which
     would stay pending for ever, once `cluster.wait_for_nodes_s` have passed."""

@@ -99,6 +99,40 @@ def lacking(wanted: Sequence[Bundle], nodes: Mapping[str, Mapping[str, float]]) 
     return missing
 
 
+def fitted(config: RunConfig, nodes: Mapping[str, Mapping[str, float]]) -> RunConfig:
+    """Return the config with as many rollout workers and learner ranks as the nodes can hold.
+
+    Of the roles whose loss makes room, the one with more processes gives way. One of each stays, and where some process
+    fits on no node at all nothing is changed; `lacking` tells of either.
+    """
+    while homeless := _homeless(config, nodes):
+        if not all(any(bundle.fits(offers) for offers in nodes.values()) for bundle in homeless):
+            break
+        smaller = _one_fewer(config)
+        if not smaller:
+            break
+        # None does alone where a reward replica takes the room of several.
+        helps = [one for one in smaller if len(_homeless(one[1], nodes)) < len(homeless)]
+        _, config = max(helps or smaller, key=lambda one: one[0])
+    return config
+
+
+def _homeless(config: RunConfig, nodes: Mapping[str, Mapping[str, float]]) -> list[Bundle]:
+    wanted = bundles(config)
+    return [bundle for bundle, home in zip(wanted, place(wanted, nodes), strict=True) if home is None]
+
+
+def _one_fewer(config: RunConfig) -> list[tuple[int, RunConfig]]:
+    """Return, for each role that has more than one process, how many and the config with one fewer."""
+    counted, fewer = {"rollout": "num_workers", "learner": "num_ranks"}, []
+    for role, key in counted.items():
+        if (count := getattr(getattr(config, role), key)) > 1:
+            roles = counted if config.cluster.colocate else [role]  # there they are pairs
+            updates = {one: getattr(config, one).model_copy(update={counted[one]: count - 1}) for one in roles}
+            fewer.append((count, config.model_copy(update=updates)))
+    return fewer
+
+
 def _times(bundle: Bundle, offers: Mapping[str, float]) -> int:
     """How often a node holds a bundle, were it empty."""
     return int(min(offers.get(name, 0) / amount + 1e-6 for name, amount in bundle.takes.items()))

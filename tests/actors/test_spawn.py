@@ -165,29 +165,6 @@ def test_rank_and_worker_of_a_pair_share_a_gpu_and_no_other():
         ray.shutdown()
 
 
-@pytest.mark.parametrize(
-    ("nodes", "colocate", "left"),
-    [
-        ([{"CPU": 8, "learner": 1}, {"CPU": 8, "rollout": 1}], False, (6, 4)),
-        ([{"CPU": 2, "learner": 1}, {"CPU": 8, "rollout": 1}], False, (6, 2)),  # the role whose node is lost gives way
-        ([{"CPU": 8, "learner": 1}, {"CPU": 3, "rollout": 1}], False, (3, 4)),
-        ([{"CPU": 8, "learner": 1}], False, (1, 4)),  # none can be held: a later check says so
-        ([{"CPU": 9, "GPU": 2, "learner": 1, "rollout": 1}], True, (2, 2)),
-    ],
-)
-def test_what_the_nodes_that_are_left_can_hold(monkeypatch, nodes, colocate, left):
-    monkeypatch.setattr(spawn, "offers", lambda: dict(enumerate(nodes)))
-    gpus = {"rollout": {"gpus_per_worker": 1, "kv_cache_mib": 64}, "learner": {"gpus_per_rank": 1}} if colocate else {}
-    tree = {
-        "rollout": {"num_workers": 4 if colocate else 6, **gpus.get("rollout", {})},
-        "learner": {"num_ranks": 4, **gpus.get("learner", {})},
-        "reward_model": {"replicas": 1},
-        "cluster": {"pinned": ["rollout", "learner"], "colocate": colocate},
-    }
-    fit = spawn.fitted(parse(tree))
-    assert (fit.rollout.num_workers, fit.learner.num_ranks) == left
-
-
 @pytest.fixture
 def two_nodes():
     """A head for reward and learner, and a node for a rollout worker and a pool; what they offer is pretended."""

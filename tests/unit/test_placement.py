@@ -3,7 +3,7 @@
 import pytest
 
 from pgrpo_ray.config import parse
-from pgrpo_ray.config.placement import PIN, Bundle, bundles, lacking, place
+from pgrpo_ray.config.placement import PIN, Bundle, bundles, fitted, lacking, place
 
 CPU_NODE, GPU_NODE = {"CPU": 8.0, "sandbox": 1.0}, {"CPU": 16.0, "GPU": 2.0}
 
@@ -72,3 +72,42 @@ def test_a_resource_that_no_node_offers_is_named():
 def test_one_mark_is_enough_for_a_thousand_processes():
     wanted = [Bundle("rollout", {"CPU": 1, "rollout": PIN})] * 1000
     assert None not in place(wanted, {"a": {"CPU": 1000.0, "rollout": 1.0}})
+
+
+PINNED, PAIRS = {"pinned": ["rollout", "learner"]}, {"pinned": ["rollout", "learner"], "colocate": True}
+
+
+@pytest.mark.parametrize(
+    ("cluster", "nodes", "left"),
+    [
+        (PINNED, [{"CPU": 8, "GPU": 4, "learner": 1}, {"CPU": 8, "GPU": 4, "rollout": 1}], (4, 4)),
+        (PINNED, [{"CPU": 2, "GPU": 2, "learner": 1}, {"CPU": 8, "GPU": 4, "rollout": 1}], (4, 2)),  # who lacks room
+        (PINNED, [{"CPU": 8, "GPU": 4, "learner": 1}, {"CPU": 3, "GPU": 3, "rollout": 1}], (3, 4)),
+        (PINNED, [{"CPU": 8, "GPU": 4, "learner": 1}], (4, 4)),  # one has no node: in vain, and told by a later check
+        (PAIRS, [{"CPU": 9, "GPU": 2, "learner": 1, "rollout": 1}], (2, 2)),
+        ({}, [{"CPU": 16, "GPU": 4}], (2, 2)),
+        ({}, [{"CPU": 16, "GPU": 4}, {"CPU": 16, "GPU": 3}], (3, 4)),
+        ({}, [{"CPU": 16, "GPU": 2}, {"CPU": 16}], (1, 1)),
+        ({}, [{"CPU": 16, "GPU": 1}], (1, 1)),  # one of each stays
+        ({}, [], (4, 4)),
+    ],
+)
+def test_what_the_nodes_that_are_left_can_hold(cluster, nodes, left):
+    tree = {
+        "rollout": {"num_workers": 4, "gpus_per_worker": 1, "kv_cache_mib": 64},
+        "learner": {"num_ranks": 4, "gpus_per_rank": 1},
+        "reward_model": {"replicas": 1},
+        "cluster": cluster,
+    }
+    fit = fitted(parse(tree), dict(enumerate(nodes)))
+    assert (fit.rollout.num_workers, fit.learner.num_ranks) == left
+
+
+def test_several_give_way_to_a_replica_that_takes_more_than_one():
+    tree = {
+        "rollout": {"num_workers": 4, "gpus_per_worker": 1, "kv_cache_mib": 64},
+        "learner": {"num_ranks": 1},
+        "reward_model": {"replicas": 1, "threads": 4},
+    }
+    fit = fitted(parse(tree), {"a": {"CPU": 6.0, "GPU": 8.0}})
+    assert (fit.rollout.num_workers, fit.learner.num_ranks) == (1, 1)
