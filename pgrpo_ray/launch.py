@@ -24,7 +24,7 @@ from pgrpo_ray.actors.tokenizers import check_tokenizers
 from pgrpo_ray.config import STARTER, RunConfig, placement
 from pgrpo_ray.data.run_state import RunState, fingerprint, read_state
 from pgrpo_ray.driver import Driver, RunResult
-from pgrpo_ray.errors import CheckpointError, ConfigError, LostError
+from pgrpo_ray.errors import CheckpointError, ConfigError, EnvironmentFault, LostError
 from pgrpo_ray.interrupts import interruptible
 from pgrpo_ray.obs.checkpoints import Checkpoint, CheckpointStore
 from pgrpo_ray.obs.display import Display, warn_weak_sandbox
@@ -107,17 +107,20 @@ class Training:
     def run(self, checkpoint: Checkpoint | None) -> RunResult:
         """Begin, or go on from `checkpoint`. What one attempt loses the next takes up from the last checkpoint.
 
-        Raises the project's errors; the first attempt's start is not repeated, as what is wrong then stays wrong.
+        Raises the project's errors; the first attempt's start is not repeated, as what is wrong then stays wrong. A
+        later one may lack a node of whose loss Ray did not know yet.
         """
         cluster, store = self.config.cluster, CheckpointStore(self.config.checkpoint_root)
-        attempts, begun, resumed = 0, False, self._go_back(checkpoint)
+        attempts, resumed = 0, self._go_back(checkpoint)
         while True:
+            begun = False
             try:
                 with self._fleet(checkpoint) as actors:
                     begun = True
                     return self._driver(actors, resumed).run()
-            except LostError as error:
-                if not begun or cluster.on_failure == "stop" or attempts == cluster.max_restarts:
+            except (LostError, EnvironmentFault) as error:
+                again = isinstance(error, LostError) if begun else attempts > 0
+                if not again or cluster.on_failure == "stop" or attempts == cluster.max_restarts:
                     raise
                 self.display.note(f"[red]{escape(str(error))}[/red]")
             store.tidy()
@@ -128,8 +131,8 @@ class Training:
             attempts = attempts + 1 if _step_of(newest) == _step_of(checkpoint) else 1
             checkpoint = newest
             time.sleep(rest_s(attempts))
-            if cluster.on_failure == "restart":  # a node may be gone: another is waited for, or its lack is told
-                check_room(self.examined.reward.sized(self.config))
+            # A node may be gone: another is waited for, or its lack is told.
+            check_room(self.examined.reward.sized(self.config), fewer=cluster.on_failure == "go_on")
             self.display.note("all roles are started again")
             resumed = self._go_back(checkpoint)
             if checkpoint is None:

@@ -117,17 +117,22 @@ def ray_session(config: RunConfig) -> Iterator[None]:
         yield
 
 
-def check_room(config: RunConfig) -> list[Node]:
+def check_room(config: RunConfig, *, fewer: bool = False) -> list[Node]:
     """Return the nodes that judge programs. Raises `EnvironmentFault` when the cluster cannot hold all roles, which
-    would stay pending for ever, once `cluster.wait_for_nodes_s` have passed."""
+    would stay pending for ever, once `cluster.wait_for_nodes_s` have passed.
+
+    `fewer`: room for one rollout worker and one learner rank will do.
+    """
     deadline, wanted, asked = time.monotonic() + config.cluster.wait_for_nodes_s, placement.bundles(config), False
     try:
         while True:
-            late, missing = time.monotonic() >= deadline, placement.lacking(wanted, offers())
+            late, there = time.monotonic() >= deadline, offers()
+            enough = placement.bundles(placement.fitted(config, there)) if fewer else wanted
+            missing = placement.lacking(enough, there)
             with contextlib.nullcontext() if late else contextlib.suppress(EnvironmentFault):
-                nodes = sandbox_nodes(config)
+                judging = sandbox_nodes(config)
                 if not missing:
-                    return nodes
+                    return judging
             if late:
                 break
             if not asked:
@@ -137,10 +142,10 @@ def check_room(config: RunConfig) -> list[Node]:
     finally:
         if asked:  # an autoscaler would keep such nodes for ever
             request_resources(bundles=[])
-    there = "; ".join(f"{name}: {_told(offered)}" for name, offered in offers().items())
+    nodes = "; ".join(f"{name}: {_told(offered)}" for name, offered in there.items())
     raise EnvironmentFault(
         f"the Ray cluster at cluster.address={config.cluster.address!r} cannot hold the run. {'. '.join(missing)}. The "
-        f"nodes are {there}. Add nodes, wait for them with cluster.wait_for_nodes_s, or lower rollout.num_workers, "
+        f"nodes are {nodes}. Add nodes, wait for them with cluster.wait_for_nodes_s, or lower rollout.num_workers, "
         "learner.num_ranks, reward_model.replicas, or what each takes."
     )
 

@@ -1,0 +1,110 @@
+"""When an attempt is lost: what is started again, what is waited for, what ends a run. Roles and nodes are scripted."""
+
+import contextlib
+from types import SimpleNamespace
+
+import pytest
+
+from pgrpo_ray import launch
+from pgrpo_ray.actors import spawn
+from pgrpo_ray.config import parse
+from pgrpo_ray.errors import EnvironmentFault, LostError
+
+LOST, NO_ROOM = LostError("a rank died", "learner"), EnvironmentFault("no room")
+
+
+@pytest.fixture
+def training(tmp_path, monkeypatch):
+    """Make a `Training` whose attempts go as a script says: (what its start raises, what its run raises), or None."""
+
+    def make(script, **cluster):
+        script, happened = iter(script), []
+
+        @contextlib.contextmanager
+        def fleet(config, *_):
+            happened.append((config.rollout.num_workers, config.learner.num_ranks))
+            made.starts, made.runs = next(script)
+            if made.starts:
+                raise made.starts
+            yield "actors"
+
+        def check_room(config, fewer):
+            happened.append("fewer will do" if fewer else "all must fit")
+
+        def run():
+            if made.runs:
+                raise made.runs
+            return "done"
+
+        config = parse(
+            {
+                "run": {"dir": str(tmp_path)},
+                "rollout": {"num_workers": 2},
+                "learner": {"num_ranks": 2},
+                "cluster": {"pinned": ["rollout", "learner"], **cluster},
+            }
+        )
+        reward = SimpleNamespace(sized=lambda config: config, scored="none")
+        examined = SimpleNamespace(reward=reward, sandbox=SimpleNamespace(kind="process"))
+        log = SimpleNamespace(rewind=lambda step: None)
+        display = SimpleNamespace(note=lambda text: None)
+        problems = SimpleNamespace(train=[], heldout=[])
+        made = launch.Training(config, examined, None, problems, {}, log, display)
+        made._driver = lambda actors, resumed: SimpleNamespace(run=run)
+        for name, stands_in in (("fleet", fleet), ("check_room", check_room), ("rest_s", lambda attempts: 0.0)):
+            monkeypatch.setattr(launch, name, stands_in)
+        nodes = {"a": {"CPU": 8, "rollout": 1}, "b": {"CPU": 1, "learner": 1}}
+        monkeypatch.setattr(launch, "offers", lambda: nodes)
+        return made, happened
+
+    return make
+
+
+def test_a_start_that_finds_no_room_is_tried_again_where_a_node_may_be_lost(training):
+    made, happened = training([(None, LOST), (NO_ROOM, None), (None, None)])
+    assert made.run(None) == "done"
+    assert happened == [(2, 2), "all must fit", (2, 2), "all must fit", (2, 2)]
+
+
+@pytest.mark.parametrize(
+    "script", [[(NO_ROOM, None)], [(LOST, None)], [(None, NO_ROOM)], [(None, LOST), (None, NO_ROOM)]]
+)
+def test_the_first_start_and_a_fault_of_a_run_that_has_begun_are_not(training, script):
+    made, _ = training([*script, (None, None)])
+    with pytest.raises((EnvironmentFault, LostError), match=r"no room|a rank died"):
+        made.run(None)
+
+
+def test_starts_without_room_use_up_the_restarts(training):
+    made, happened = training([(None, LOST), (NO_ROOM, None), (NO_ROOM, None), (None, None)], max_restarts=2)
+    with pytest.raises(EnvironmentFault, match="no room"):
+        made.run(None)
+    assert len(happened) == 5
+
+
+def test_who_goes_on_with_fewer_waits_until_those_fit(training):
+    made, happened = training([(None, LOST), (None, None)], on_failure="go_on")
+    assert made.run(None) == "done"
+    assert happened == [(2, 1), "fewer will do", (2, 1)]
+
+
+def test_room_for_fewer_is_enough_and_none_is_waited_for(monkeypatch):
+    config = parse(
+        {
+            "rollout": {"num_workers": 4},
+            "learner": {"num_ranks": 4},
+            "cluster": {"pinned": ["rollout", "learner"], "wait_for_nodes_s": 60.0},
+        }
+    )
+    learners = {"a": {"CPU": 5, "learner": 1}}
+    later = iter([learners, learners, learners | {"b": {"CPU": 1, "rollout": 1}}])
+    monkeypatch.setattr(spawn, "offers", lambda: next(later))
+    monkeypatch.setattr(spawn, "sandbox_nodes", lambda config: ["c"])
+    monkeypatch.setattr(spawn, "request_resources", lambda bundles: None)
+    monkeypatch.setattr(spawn, "NODES_PAUSE_S", 0.0)
+    assert spawn.check_room(config, fewer=True) == ["c"]
+    assert next(later, None) is None
+    monkeypatch.setattr(spawn, "offers", lambda: learners)
+    hasty = config.model_copy(update={"cluster": config.cluster.model_copy(update={"wait_for_nodes_s": 0.0})})
+    with pytest.raises(EnvironmentFault, match=r"rollout: 4 times .* the nodes can hold 0\. .*nodes are a: 5 CPU"):
+        spawn.check_room(hasty, fewer=True)
