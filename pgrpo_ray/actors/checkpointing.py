@@ -59,8 +59,9 @@ class Checkpointer:
         files that others put into it. Raises `OwnershipError` where another process writes them by now.
         """
         self._began, self._step, self._value = time.monotonic(), state.step, value
-        self._store.check_owner()
+        self._draft = ""  # the last one's is a checkpoint by now, which a failure must not remove
         try:
+            self._store.check_owner()
             self._draft = self._store.begin(state.step)
             name, facts = put_file(self._draft, STATE, lambda path: path.write_text(state.model_dump_json(), "utf-8"))
         except EnvironmentFault as error:
@@ -101,7 +102,8 @@ class Checkpointer:
 
     def _failed(self, error: PgrpoError) -> None:
         """Tell that there is no checkpoint of this step. Raises `error` where that has happened too often."""
-        self._store.drop(self._draft)
+        if self._draft:
+            self._store.drop(self._draft)
         self._failures += 1
         if self._failures > self._section.max_failures:
             raise error
