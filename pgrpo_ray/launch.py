@@ -66,8 +66,6 @@ def run(config: RunConfig, console: Console, resume: str | None = None) -> Path:
             check_unused(config)
         with contextlib.closing(RunLog(config, resume=resume is not None)) as log, Display(console) as display:
             checkpoint = choose_checkpoint(config, resume, log)
-            if config.checkpoint.every_steps:  # a process that was taken for dead may live where nobody can reach it
-                CheckpointStore(config.checkpoint_root).claim()
             if log.moved_to:
                 display.note(f"an earlier run of this name is now {log.moved_to}")
             display.note(f"run folder: {log.folder}")
@@ -85,6 +83,10 @@ def run(config: RunConfig, console: Console, resume: str | None = None) -> Path:
             display.stage("starting Ray, vLLM, DeepSpeed and the sandbox")
             training = Training(config, examined, models, problems, prompt_ids, log, display)
             with ray_session(sized), interruptible():
+                # A process that was taken for dead may live where nobody can reach it. Not before there is room: a run
+                # that is refused must not end a healthy one of its name.
+                if config.checkpoint.every_steps:
+                    CheckpointStore(config.checkpoint_root).claim()
                 result = training.run(checkpoint)
             summary = summarise(config, result, starter, examined.sandbox.kind, len(problems.heldout))
             log.summary(summary | {"seconds": time.monotonic() - started, "prepare_seconds": prepared - started})
@@ -107,8 +109,9 @@ class Training:
     def run(self, checkpoint: Checkpoint | None) -> RunResult:
         """Begin, or go on from `checkpoint`. What one attempt loses the next takes up from the last checkpoint.
 
-        Raises the project's errors; the first attempt's start is not repeated, as what is wrong then stays wrong. A
-        later one may lack a node of whose loss Ray did not know yet.
+        Raises the project's errors; `OwnershipError` where another process goes on with the run by now. The first
+        attempt's start is not repeated, as what is wrong then stays wrong. A later one may lack a node of whose loss
+        Ray did not know yet.
         """
         cluster, store = self.config.cluster, CheckpointStore(self.config.checkpoint_root)
         attempts, resumed = 0, self._go_back(checkpoint)
@@ -123,6 +126,7 @@ class Training:
                 if not again or cluster.on_failure == "stop" or attempts == cluster.max_restarts:
                     raise
                 self.display.note(f"[red]{escape(str(error))}[/red]")
+            self._check_owner(store)
             store.tidy()
             newest = store.newest_whole()
             if newest is None and store.names():
@@ -133,11 +137,17 @@ class Training:
             time.sleep(rest_s(attempts))
             # A node may be gone: another is waited for, or its lack is told.
             check_room(self.examined.reward.sized(self.config), fewer=cluster.on_failure == "go_on")
+            self._check_owner(store)  # that may have taken long
             self.display.note("all roles are started again")
             resumed = self._go_back(checkpoint)
             if checkpoint is None:
                 self.log.rewind(0)
                 self.display.note("there is no checkpoint yet, so the run begins again")
+
+    def _check_owner(self, store: CheckpointStore) -> None:
+        """Raise `OwnershipError` rather than take away what a successor writes."""
+        if self.config.checkpoint.every_steps:
+            store.check_owner()
 
     def _fleet(self, checkpoint: Checkpoint | None) -> contextlib.AbstractContextManager[Fleet]:
         everything = [*self.problems.train, *self.problems.heldout]

@@ -1,6 +1,7 @@
 """When an attempt is lost: what is started again, what is waited for, what ends a run. Roles and nodes are scripted."""
 
 import contextlib
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +9,9 @@ import pytest
 from pgrpo_ray import launch
 from pgrpo_ray.actors import spawn
 from pgrpo_ray.config import parse
-from pgrpo_ray.errors import EnvironmentFault, LostError
+from pgrpo_ray.errors import EnvironmentFault, LostError, OwnershipError
+from pgrpo_ray.obs import checkpoints
+from pgrpo_ray.obs.checkpoints import CheckpointStore
 
 LOST, NO_ROOM = LostError("a rank died", "learner"), EnvironmentFault("no room")
 
@@ -46,7 +49,7 @@ def training(tmp_path, monkeypatch):
         )
         reward = SimpleNamespace(sized=lambda config: config, scored="none")
         examined = SimpleNamespace(reward=reward, sandbox=SimpleNamespace(kind="process"))
-        log = SimpleNamespace(rewind=lambda step: None)
+        log = SimpleNamespace(rewind=lambda step: happened.append(f"rewound to {step}"))
         display = SimpleNamespace(note=lambda text: None)
         problems = SimpleNamespace(train=[], heldout=[])
         made = launch.Training(config, examined, None, problems, {}, log, display)
@@ -63,7 +66,8 @@ def training(tmp_path, monkeypatch):
 def test_a_start_that_finds_no_room_is_tried_again_where_a_node_may_be_lost(training):
     made, happened = training([(None, LOST), (NO_ROOM, None), (None, None)])
     assert made.run(None) == "done"
-    assert happened == [(2, 2), "all must fit", (2, 2), "all must fit", (2, 2)]
+    again = ["all must fit", "rewound to 0", (2, 2)]
+    assert happened == [(2, 2), *again, *again]
 
 
 @pytest.mark.parametrize(
@@ -79,13 +83,35 @@ def test_starts_without_room_use_up_the_restarts(training):
     made, happened = training([(None, LOST), (NO_ROOM, None), (NO_ROOM, None), (None, None)], max_restarts=2)
     with pytest.raises(EnvironmentFault, match="no room"):
         made.run(None)
-    assert len(happened) == 5
+    assert happened.count((2, 2)) == 3
 
 
 def test_who_goes_on_with_fewer_waits_until_those_fit(training):
     made, happened = training([(None, LOST), (None, None)], on_failure="go_on")
     assert made.run(None) == "done"
-    assert happened == [(2, 1), "fewer will do", (2, 1)]
+    assert happened == [(2, 1), "fewer will do", "rewound to 0", (2, 1)]
+
+
+@pytest.mark.parametrize("when", ["during the attempt", "while nodes are waited for"])
+def test_who_was_replaced_leaves_its_successors_files_alone(training, monkeypatch, when):
+    made, happened = training([(None, LOST), (None, None)])
+    store = CheckpointStore(made.config.checkpoint_root)
+    store.claim()
+
+    def take_over(*_, **__):
+        with monkeypatch.context() as other:
+            other.setattr(checkpoints, "_ME", "process 7 on elsewhere")
+            store.claim()
+            return store.begin(3)
+
+    if when == "during the attempt":
+        draft = Path(take_over())
+    else:
+        monkeypatch.setattr(launch, "check_room", take_over)
+    with pytest.raises(OwnershipError, match="process 7 on elsewhere"):
+        made.run(None)
+    assert happened == [(2, 2)]
+    assert when != "during the attempt" or draft.is_dir()
 
 
 def test_room_for_fewer_is_enough_and_none_is_waited_for(monkeypatch):

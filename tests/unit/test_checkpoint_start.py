@@ -4,6 +4,7 @@ import shutil
 from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
 
 from pgrpo_ray import launch, preflight
 from pgrpo_ray.config import parse
@@ -65,3 +66,18 @@ def test_a_job_begins_where_there_is_no_checkpoint_and_goes_on_where_there_is_on
             launch.run(mine, SimpleNamespace(print=lambda *_, **__: None), launch.LATEST_IF_ANY)
         write_checkpoint(mine, 1)
     assert wanted == ["begins", "goes on"]
+
+
+def test_a_run_that_is_refused_for_lack_of_room_ends_no_other_of_its_name(tmp_path, monkeypatch):
+    mine = parse({"run": {"dir": str(tmp_path), "name": "mine"}, "cluster": {"address": "auto"}})
+    reward = SimpleNamespace(sized=lambda config: config, warnings=[])
+    examined = SimpleNamespace(sandbox=SimpleNamespace(kind="docker"), reward=reward)
+    monkeypatch.setattr(preflight, "examine", lambda config: examined)
+    monkeypatch.setattr(CheckpointStore, "claim", lambda store: pytest.fail("the other run ends"))
+
+    def refuse(config):
+        raise EnvironmentFault("no room")
+
+    monkeypatch.setattr(launch, "ray_session", refuse)
+    with pytest.raises(EnvironmentFault, match="no room"):
+        launch.run(mine, Console(quiet=True))
