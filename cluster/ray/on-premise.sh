@@ -38,14 +38,16 @@ offers() {
 case $action in
     up)
         for machine in "${machines[@]}"; do read -r _ roles <<<"$machine"; offers "$roles" >/dev/null; done
-        token=$(on "$head" ".venv/bin/ray get-auth-token --generate") # made there unless it is there
+        token=$(on "$head" "umask 077 && .venv/bin/ray get-auth-token --generate") # made there unless it is there
         address=$(on "$head" "hostname -I | cut -d' ' -f1")
         for machine in "${machines[@]}"; do
             read -r host roles <<<"$machine"
             where="--address=$address:$port"
             if [ "$host" = "$head" ]; then where="--head --port=$port --node-ip-address=$address"; fi
-            # Through standard input, as arguments can be read by everybody on the machine.
-            ssh -o BatchMode=yes "$host" "umask 077 && mkdir -p ~/.ray && cat >~/.ray/auth_token" <<<"$token"
+            # Through standard input, as arguments can be read by everybody on the machine. A file that is there keeps
+            # its mode whatever the umask is, and Ray makes it for all users to read.
+            ssh -o BatchMode=yes "$host" "umask 077 && mkdir -p ~/.ray && touch ~/.ray/auth_token &&
+                chmod 600 ~/.ray/auth_token && cat >~/.ray/auth_token" <<<"$token"
             echo "on-premise.sh: $host: $roles"
             on "$host" ".venv/bin/ray start $where $(offers "$roles") --disable-usage-stats" >/dev/null
         done

@@ -22,7 +22,7 @@ INVENTORY = "head-1 driver\ngpu-1  learner,rollout  # a comment\n\ncpu-1 sandbox
 SSH = """#!/usr/bin/env bash
 shift 2
 echo "$1: $2" >>"$TRANSCRIPT"
-case $2 in *get-auth-token*) echo a-token ;; *hostname*) echo 10.0.0.1 ;; *cat*) cat >>"$TRANSCRIPT" ;; esac
+case $2 in *get-auth-token*) echo a-token ;; *hostname*) echo 10.0.0.1 ;; *cat*) HOME=$MACHINES/$1 bash -c "$2" ;; esac
 """
 
 
@@ -56,6 +56,7 @@ def on_premise(tmp_path, action, inventory=INVENTORY):
     env = os.environ | {
         "PATH": f"{tmp_path}:{os.environ['PATH']}",
         "TRANSCRIPT": str(transcript),
+        "MACHINES": str(tmp_path / "machines"),
         "PGRPO_HOME": "/opt/p",
     }
     command = ["bash", CLUSTER / "ray" / "on-premise.sh", tmp_path / "inventory", action]
@@ -64,6 +65,10 @@ def on_premise(tmp_path, action, inventory=INVENTORY):
 
 
 def test_machines_are_started_with_the_roles_that_the_inventory_gives(tmp_path):
+    made_by_ray = tmp_path / "machines" / "head-1" / ".ray" / "auth_token"
+    made_by_ray.parent.mkdir(parents=True)
+    made_by_ray.write_text("a-token")
+    made_by_ray.chmod(0o644)
     done, said = on_premise(tmp_path, "up")
     assert done.returncode == 0, done.stderr
     starts = re.findall(
@@ -74,8 +79,10 @@ def test_machines_are_started_with_the_roles_that_the_inventory_gives(tmp_path):
         ("gpu-1", """--address=10.0.0.1:6379 --resources='{"learner":1,"rollout":1}'"""),
         ("cpu-1", """--address=10.0.0.1:6379 --resources='{"sandbox":1}'"""),
     ]
-    assert said.count("umask 077") == said.count("\na-token\n") == 3
-    assert not re.search(r": .*a-token", said)  # in no command's arguments
+    tokens = sorted(tmp_path.glob("machines/*/.ray/auth_token"))
+    assert [(path.read_text(), path.stat().st_mode & 0o777) for path in tokens] == [("a-token\n", 0o600)] * 3
+    assert "umask 077 && .venv/bin/ray get-auth-token" in said
+    assert "a-token" not in said  # in no command's arguments
 
 
 def test_they_are_ended(tmp_path):
