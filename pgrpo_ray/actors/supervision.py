@@ -159,8 +159,10 @@ class Supervisor:
                 self._note(f"{worker.name} samples again")
 
     def heard(self, ref: Any) -> None:
-        """Take the end of a start."""
-        worker = next(worker for worker in self._workers if worker.starting is ref)
+        """Take the end of a start; nothing where the worker was lost, and perhaps replaced, since `ref` was ready."""
+        worker = next((worker for worker in self._workers if worker.starting is ref), None)
+        if worker is None:
+            return
         worker.starting = None
         try:
             waits.get(ref, self._section.startup_timeout_s, worker.name)
