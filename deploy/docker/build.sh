@@ -35,14 +35,16 @@ packages="ca-certificates libnuma1 python3 python3-venv tini"
 
 say() { echo "images: $*" >&2; }
 
-# A Debian without a registry. mmdebstrap copies the host's names and resolvers, which are no part of an image.
+# A Debian without a registry; says its tag, or nothing where there is no mmdebstrap. It is whole before it is imported,
+# as half of one would keep the tag for ever. mmdebstrap copies the host's names and resolvers, which are no part of an image.
 debian() {
     local tag
     tag=pgrpo-base:bookworm-$(printf %s "$packages" | sha256sum | cut -c1-8)
     if ! docker image inspect "$tag" >/dev/null 2>&1; then
         if ! command -v mmdebstrap >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
             say "installing mmdebstrap with apt-get"
-            { apt-get -qq update && apt-get -qq -y install --no-install-recommends mmdebstrap; } >/dev/null
+            { apt-get -qq update && apt-get -qq -y install --no-install-recommends mmdebstrap; } >/dev/null ||
+                say "it cannot be had"
         fi
         command -v mmdebstrap >/dev/null || return 0
         say "making $tag from packages"
@@ -50,8 +52,9 @@ debian() {
         mmdebstrap --quiet --variant=minbase --include="${packages// /,}" \
             --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
             --dpkgopt='path-exclude=/usr/share/locale/*' --dpkgopt='path-include=/usr/share/doc/*/copyright' \
-            --customize-hook='rm -f "$1/etc/resolv.conf" "$1/etc/hostname"' bookworm - |
-            docker import - "$tag" >/dev/null
+            --customize-hook='rm -f "$1/etc/resolv.conf" "$1/etc/hostname"' bookworm "$scratch/base.tar"
+        docker import "$scratch/base.tar" "$tag" >/dev/null
+        rm "$scratch/base.tar"
     fi
     echo "$tag"
 }
@@ -81,12 +84,17 @@ sandbox() {
 
 # build ACCELERATOR TARGET TAG
 build() {
-    local version base=${BASE:-} network=default image wheels sandbox
+    local version base=${BASE:-} network=default image wheels sandbox of=folder
     version=$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
     image=${NAME:-pgrpo-ray}:$version-$3
     if [ -z "$base" ] && [ "$1" = cuda ]; then base=nvidia/cuda:13.0.2-base-ubuntu24.04; fi
-    if [ -z "$base" ] && base=$(debian) && [ -n "$base" ]; then network=none; fi # it has all packages
-    wheels=pgrpo-wheels:$1-$(cat "requirements/$1.lock" pyproject.toml | sha256sum | cut -c1-8)
+    if [ -z "$base" ]; then
+        base=$(debian) # in no condition, where its failures would pass unseen
+        [ -z "$base" ] || network=none # it has all packages
+    fi
+    # Wheels are of one Python; which one those of a folder are of, nobody asks.
+    [ -n "${WHEELS:-}" ] || of=py$("$python" -c 'import sys; print("{}.{}".format(*sys.version_info))')
+    wheels=pgrpo-wheels:$1-$of-$(cat "requirements/$1.lock" pyproject.toml | sha256sum | cut -c1-8)
     # The inner stages by name, so that they can be removed: the old builder would leave them as gigabytes without one.
     [ "${KEEP:-}" = 1 ] || leftovers=("pgrpo-build:$1" "$wheels" pgrpo-sandbox-file)
     wheels "$1" "$wheels"

@@ -5,6 +5,7 @@ The CUDA image was never built here (no registry): it is the same Dockerfile, so
 
 import contextlib
 import json
+import os
 import re
 import runpy
 import subprocess
@@ -136,6 +137,39 @@ def test_build_says_how_it_is_called():
     for what in ("cpu", "cuda", "executor", "sandbox", "PYTHON", "BASE", "WHEELS", "NAME"):
         assert re.search(rf"^ +{what}\b", done.stderr, re.MULTILINE), what
     assert not done.stdout
+
+
+def build_cpu(folder, mmdebstrap, **env):
+    """Build with commands that write down what they are asked for; no image is there yet."""
+    docker = 'echo "$*" >>"$TRANSCRIPT"; case $1 in image) exit 1 ;; import) [ "$2" != - ] || cat >/dev/null ;; esac'
+    python = f'case $* in *"-m pip"*) mkdir "$7" ;; *prune_wheels*) ;; *) exec {sys.executable} "$@" ;; esac'
+    for name, script in {"docker": docker, "mmdebstrap": mmdebstrap, "python": python}.items():
+        (folder / name).write_text(f"#!/usr/bin/env bash\n{script}\n")
+        (folder / name).chmod(0o755)
+    transcript = folder / "transcript"
+    env = {"TRANSCRIPT": str(transcript), "PYTHON": str(folder / "python"), **env}
+    env = {key: value for key, value in os.environ.items() if key not in ("BASE", "WHEELS")} | env
+    env["PATH"] = f"{folder}:{env['PATH']}"
+    done = subprocess.run(["bash", str(FOLDER / "build.sh"), "cpu"], env=env, capture_output=True, text=True)
+    return done, transcript.read_text()
+
+
+def test_half_a_base_becomes_no_image(tmp_path):
+    done, said = build_cpu(tmp_path, 'echo half | tee "${@: -1}"; exit 1')
+    assert done.returncode != 0
+    assert "import" not in said and "build" not in said.replace("pgrpo-build", "")
+
+
+def test_a_whole_base_does_and_wheels_are_kept_by_python(tmp_path):
+    done, said = build_cpu(tmp_path, 'echo whole >"${@: -1}"')
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^import \S+/base\.tar pgrpo-base:bookworm-\w{8}$", said, re.MULTILINE), said
+    version = "{}.{}".format(*sys.version_info)
+    assert re.search(rf"^import - pgrpo-wheels:cpu-py{re.escape(version)}-\w{{8}}$", said, re.MULTILINE), said
+    assert "--network none" in said
+    (tmp_path / "wheels").mkdir()
+    _, said = build_cpu(tmp_path, "exit 1", BASE="a-base", WHEELS=str(tmp_path / "wheels"), PYTHON="absent")
+    assert "import - pgrpo-wheels:cpu-folder-" in said
 
 
 class Agent(BaseHTTPRequestHandler):
