@@ -46,6 +46,36 @@ def test_its_nodes_offer_what_roles_ask_for_and_hold_the_recipe():
     assert [line.split(":")[0] for line in lacking(bundles(recipe), nodes)][:2] == ["rollout", "reward"]
 
 
+ORDINARY = '#!/bin/sh\necho "${0##*/} $*" >>"$TRANSCRIPT"\n'
+ROOTS = '#!/bin/sh\necho "$0: only root can do that" >&2\nexit 1\n'
+
+
+def test_a_node_that_judges_has_an_engine_that_its_user_may_use_before_it_is_set_up(tmp_path):
+    """Its setup by somebody who is not root, command by command; sudo writes down what it was asked for."""
+    commands = dict.fromkeys(["mountpoint", "docker", "make"], ORDINARY)
+    commands |= dict.fromkeys(["mount", "apt-get", "systemctl", "tee", "mkdir"], ROOTS)
+    commands["sudo"] = ORDINARY + 'case $1 in tee) sed "s/^/> /" >>"$TRANSCRIPT" ;; esac\n'
+    for name, script in commands.items():
+        (tmp_path / name).write_text(script)
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "pgrpo_ray").mkdir()
+    transcript = tmp_path / "transcript"
+    env = os.environ | {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "HOME": str(tmp_path),
+        "TRANSCRIPT": str(transcript),
+    }
+    (judging,) = [kind for kind in AWS["available_node_types"].values() if RESOURCE in kind["resources"]]
+    for command in judging["worker_setup_commands"]:
+        done = subprocess.run(["bash", "-c", command], env=env, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, f"{command}: {done.stderr}"
+    done = transcript.read_text()
+    order = ["mountpoint /shared", f"> SocketGroup={AWS['auth']['ssh_user']}", "install docker.io"]
+    order += ["systemctl daemon-reload", "start docker.service", "\ndocker ", "\nmake setup"]
+    places = [done.index(words) for words in order]
+    assert places == sorted(places), done
+
+
 def on_premise(tmp_path, action, inventory=INVENTORY):
     """Run the script with an ssh that writes down what it is asked for."""
     (tmp_path / "ssh").write_text(SSH)
