@@ -211,7 +211,8 @@ def _spawn(
     timeout_s = config.cluster.startup_timeout_s
     actors.problems = ray.put(problems)
     actors.pools = spawn_pools(config, sandbox_kind, actors.problems)
-    actors.reserved = _reserve(config)
+    with _kept_for_reward(config, scored):
+        actors.reserved = _reserve(config)
     actors.learner = learner_ranks(config, models.policy, actors.reserved)
     actors.rollout = rollout_workers(config, models.policy, actors.reserved)
     if config.sync.transport == "object_store":  # else it would have to join the learner's communicator
@@ -268,6 +269,22 @@ def _reserve(config: RunConfig) -> PlacementGroup:
             "end, or ask for less."
         )
     return group
+
+
+@contextlib.contextmanager
+def _kept_for_reward(config: RunConfig, scored: Scored) -> Iterator[None]:
+    """Keep the room of pinned reward replicas while the others' is reserved: their group knows nothing of marks and may
+    take the one node where replicas can be. Serve makes these, so they are in no group of ours."""
+    wanted = [dict(bundle.takes) for bundle in placement.bundles(config) if bundle.role == "reward"]
+    if scored == "none" or "reward" not in config.cluster.pinned:
+        yield
+        return
+    kept = placement_group(wanted, "PACK")
+    try:
+        kept.wait(config.cluster.startup_timeout_s)  # in vain: `wait_ready` tells why
+        yield
+    finally:
+        remove_placement_group(kept)
 
 
 def _place(config: RunConfig, role: str, index: int, gpus: float, group: PlacementGroup | None) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import ray
 from ray.cluster_utils import Cluster
+from ray.util.placement_group import placement_group, placement_group_table
 
 from pgrpo_ray.actors import cluster as cluster_module
 from pgrpo_ray.actors import pool_metrics, spawn
@@ -15,6 +16,7 @@ from pgrpo_ray.actors.pools import RESOURCE
 from pgrpo_ray.actors.roles import ExecutionRole
 from pgrpo_ray.actors.spawn import ray_session, spawn_pools
 from pgrpo_ray.config import parse
+from pgrpo_ray.config.placement import bundles
 from pgrpo_ray.errors import EnvironmentFault
 from pgrpo_ray.types import Problem, StdinCase, TestStyle
 
@@ -194,6 +196,29 @@ def test_pinned_roles_go_where_they_belong_and_a_second_run_is_told_who_has_the_
             EnvironmentFault, match=r"no room for 2 x learner \(1 CPU, `learner`\), 1 x rollout .* within"
         ):
             spawn._reserve(config)
+
+
+@pytest.fixture
+def one_marked_node():
+    """A node for reward replicas, which is just large enough for a rank and a worker too, and a larger one."""
+    cluster = Cluster(True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    marked = cluster.add_node(num_cpus=2, resources={"reward": 1, RESOURCE: 1})
+    cluster.add_node(num_cpus=8)
+    yield cluster, marked
+    ray.shutdown()
+    cluster.shutdown()
+
+
+def test_a_pinned_reward_server_keeps_its_place_from_ranks_and_workers_that_may_go_anywhere(one_marked_node):
+    cluster, marked = one_marked_node
+    tree = {"cluster": {"address": cluster.address, "pinned": ["reward"]}, "reward_model": {"threads": 2}}
+    with ray_session(config := parse(tree)):
+        with spawn._kept_for_reward(config, "passers"):
+            group = spawn._reserve(config)
+        where = set(placement_group_table(group)["bundles_to_node_id"].values())
+        assert marked.node_id not in where
+        replicas = placement_group([dict(bundles(config)[-1].takes)])
+        assert replicas.wait(30)
 
 
 def test_a_node_that_joins_late_is_asked_of_an_autoscaler_and_waited_for(two_nodes, monkeypatch):

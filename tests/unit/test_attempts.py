@@ -134,3 +134,24 @@ def test_room_for_fewer_is_enough_and_none_is_waited_for(monkeypatch):
     hasty = config.model_copy(update={"cluster": config.cluster.model_copy(update={"wait_for_nodes_s": 0.0})})
     with pytest.raises(EnvironmentFault, match=r"rollout: 4 times .* the nodes can hold 0\. .*nodes are a: 5 CPU"):
         spawn.check_room(hasty, fewer=True)
+
+
+@pytest.mark.parametrize(
+    ("pinned", "scored", "kept"),
+    [(["reward"], "passers", True), (["reward"], "none", False), (["rollout"], "passers", False)],
+)
+def test_room_of_pinned_replicas_is_kept_while_the_others_is_reserved(monkeypatch, pinned, scored, kept):
+    happened = []
+
+    def placement_group(wanted, strategy):
+        group = SimpleNamespace(wait=lambda timeout_s: True, what=[set(takes) for takes in wanted])
+        happened.append(("reserved", group.what))
+        return group
+
+    monkeypatch.setattr(spawn, "placement_group", placement_group)
+    monkeypatch.setattr(spawn, "remove_placement_group", lambda group: happened.append(("freed", group.what)))
+    config = parse({"cluster": {"pinned": pinned}, "reward_model": {"replicas": 2}})
+    with spawn._kept_for_reward(config, scored):
+        happened.append("the others")
+    replicas = [{"CPU", "reward"}] * 2
+    assert happened == ([("reserved", replicas), "the others", ("freed", replicas)] if kept else ["the others"])
