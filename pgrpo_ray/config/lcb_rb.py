@@ -38,6 +38,7 @@ class ProblemsSection(Section):
     file: str = STARTER
     """`starter`, or a file of problems in `format`."""
     format: Literal["jsonl", "humaneval", "mbpp", "livecodebench"] = "jsonl"
+    """Of `file`."""
     starter_split: Literal["heldout", "train"] = "heldout"
     """Which of the starter's problems."""
     max_problems: int | None = Field(None, ge=1)
@@ -99,6 +100,7 @@ class SelectionSection(Section):
     max_candidates_per_problem: int = Field(8, ge=1)
     """Judged at most; bounds what an LLM judge costs."""
     max_pairs_per_problem: int = Field(2, ge=1)
+    """Pairs that one problem may give."""
     num_pairs: int | None = Field(None, ge=1)
     """Of the benchmark, even over difficulty buckets as far as there is material. None: all, whatever the buckets."""
     max_length_ratio: float | None = Field(None, ge=1)
@@ -115,6 +117,7 @@ class ContaminationSection(Section):
     problems: list[str] = Field(default_factory=list)
     """Files of problems, such as the policy's training set, in `problems_format`."""
     problems_format: Literal["jsonl", "humaneval", "mbpp", "livecodebench"] = "jsonl"
+    """Of the files of problems."""
     ngram_words: int = Field(13, ge=1)
     """Length of a run of words."""
     min_shared_frac: float = Field(0.5, gt=0, le=1)
@@ -183,7 +186,9 @@ class ScoringSection(Section):
     """How a reward model is asked."""
 
     dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the reward model's weights."""
     device: Literal["cpu", "cuda"] = "cpu"
+    """Where the reward model is run."""
     batch_size: int = Field(16, ge=1)
     """Reasonings per forward pass, sorted by length."""
     max_length_tokens: int = Field(2048, ge=16)

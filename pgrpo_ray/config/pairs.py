@@ -43,6 +43,7 @@ class ProblemsSection(Section):
     file: str = STARTER
     """`starter`, or a file in `format`."""
     format: Literal["jsonl", "humaneval", "mbpp", "livecodebench"] = "jsonl"
+    """Of `file`."""
 
 
 class FiltersSection(Section):

@@ -95,6 +95,7 @@ class RewardLearnerSection(LearnerSection):
     learning_rate: float = Field(1e-5, gt=0)
     """Peak."""
     warmup_steps: int = Field(10, ge=0)
+    """Optimizer steps of linear warm-up."""
     grad_spike_factor: float | None = Field(None, gt=1)
     """As for the policy, but off: once pairs are told apart the usual gradient is tiny, and each hard pair a spike."""
 

@@ -140,6 +140,7 @@ class RewardModelSection(Section):
     backend: Literal["transformers", "vllm"] = "transformers"
     """What runs the model. Both give the same scores (docs/reward-server.md); on CPU vLLM is no faster."""
     dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of its weights."""
     score_map: Literal["sigmoid", "clipped_linear", "softsign"] = "sigmoid"
     """From the scalar to [0, 1]; see `reward_model.score_maps`. The paper leaves the map open; these are ours."""
     score_temperature: float | None = Field(None, gt=0)
@@ -230,15 +231,21 @@ class LearnerSection(Section):
     """DeepSpeed ZeRO-3."""
 
     num_ranks: int = Field(2, ge=1)
+    """Processes that share weights, optimizer states and rows; each has its share of all three."""
     gpus_per_rank: Literal[0, 1] = 0
     """0 runs on CPU over gloo; 1 on a GPU of its own over nccl."""
     threads_per_rank: int = Field(1, ge=1)
+    """CPU threads of each rank."""
     learning_rate: float = Field(1e-6, gt=0)
+    """After warm-up; constant."""
     warmup_steps: int = Field(0, ge=0)
     """Optimizer steps of linear warm-up."""
     weight_decay: float = Field(0.0, ge=0)
+    """Of AdamW."""
     adam_betas: tuple[Beta, Beta] = Field((0.9, 0.95), strict=False)  # YAML has lists, no tuples
+    """Of AdamW."""
     max_grad_norm: float = Field(1.0, gt=0)
+    """Gradients of a larger norm are scaled down to it."""
     grad_spike_factor: float | None = Field(20.0, gt=1)
     """A step whose gradient norm (before clipping) exceeds so many times the median of the last 64 steps is skipped;
     None: never. Ours: in the 67 runs of benchmarks/results (2,612 steps) the largest norm was 4.9 times that median."""
@@ -292,7 +299,9 @@ class EvaluationSection(Section):
     """pass@1 on held-out problems, before and after."""
 
     samples_per_problem: int = Field(4, ge=1)
+    """Responses to each held-out problem; pass@1 is the share that passes."""
     temperature: float = Field(1.0, gt=0)
+    """Sampling temperature of held-out responses."""
     every_steps: int = Field(0, ge=0)
     """Also evaluate every so many steps; 0: only before and after."""
 
@@ -311,6 +320,7 @@ class CheckpointSection(Section):
     """A number of metrics.jsonl: the checkpoint where it is best is kept as well. `heldout_pass_at_1` is there after
     every `evaluation.every_steps`."""
     best_is: Literal["highest", "lowest"] = "highest"
+    """Which value of `best_by` is the best."""
     deadline_s: float = Field(3600, gt=0)
     """For all files of one, from when its writing began. Seconds."""
     max_failures: int = Field(3, ge=0)
@@ -352,6 +362,7 @@ class ClusterSection(Section):
     """Of one rollout worker in any `restart_window_s`, and of all roles together without a newer checkpoint; each waits
     longer than the one before."""
     restart_window_s: float = Field(3600, gt=0)
+    """In which a rollout worker may be started again `max_restarts` times. Seconds."""
 
 
 class StarterSection(Section):
@@ -360,12 +371,15 @@ class StarterSection(Section):
     family: Literal["code", "maths"] = "code"
     """Programs on lists that are run, or word problems whose answers are compared (docs/maths.md)."""
     seed: int = Field(0, ge=0, lt=2**31)
+    """Of its problems and trainings; another one makes another starter."""
     sft_steps: int = Field(1000, ge=1)
     """Steps of the policy's supervised warm start."""
     reward_model_steps: int = Field(1500, ge=1)
     """Steps of the reward model's training: about three in four to find planted mistakes, the others on pairs."""
     train_problems: int = Field(4096, ge=16)
+    """How many problems it makes to train on."""
     heldout_problems: int = Field(512, ge=16)
+    """How many it makes beside, none of which is trained on."""
     threads: int = Field(2, ge=1)
     """CPU threads for the two trainings."""
 
