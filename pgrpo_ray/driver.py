@@ -46,16 +46,17 @@ from pgrpo_ray.actors.checkpointing import Checkpointer
 from pgrpo_ray.actors.group_flow import Group, GroupFlow, Shipment, in_order, places_of
 from pgrpo_ray.actors.spawn import Fleet
 from pgrpo_ray.actors.supervision import Supervisor
-from pgrpo_ray.algo.advantages import term_advantages, variance_shares
+from pgrpo_ray.algo.advantages import variance_shares
 from pgrpo_ray.algo.batching import UpdatePlan, plan_update
-from pgrpo_ray.algo.rewards import RewardRule, Signals, compose
+from pgrpo_ray.algo.rewarding import Arm, alive_groups, reward_batch, signals_of
+from pgrpo_ray.algo.rewards import RewardRule, Signals
 from pgrpo_ray.algo.staleness import check_staleness
 from pgrpo_ray.config import RunConfig, derive
 from pgrpo_ray.data import arrow
 from pgrpo_ray.data.digests import digest_of
 from pgrpo_ray.data.ledger import FATES, NO_GRADIENT, TRAINED
 from pgrpo_ray.data.run_state import RunState, SavedEstimate, fingerprint
-from pgrpo_ray.data.scalars import Columns, to_columns
+from pgrpo_ray.data.scalars import Columns, to_columns, to_reward_table
 from pgrpo_ray.errors import CorruptionError, LostError, MismatchError, PgrpoError, StageError
 from pgrpo_ray.evaluation.passk import pass_at_k_interval
 from pgrpo_ray.learner.shares import Places, share_of
@@ -69,8 +70,6 @@ from pgrpo_ray.types import Problem, Verdict
 
 LAST_WRITE_TIMEOUT_S = 5.0
 """For the recorder to finish the last file when a run fails or is interrupted."""
-NAMED_TERMS = ("format", "outcome", "thinking")
-"""Reward terms with a column of their own; others share `reward_other`."""
 STAGES = ("sampling", "judging", "scoring", "learning", "sync")
 """Of the timeline."""
 
@@ -103,8 +102,7 @@ class Batch:
 
     def alive(self) -> np.ndarray:
         """Return which groups have a gradient, bool [groups]."""
-        advantages = np.nan_to_num(self.columns["advantage"])
-        return np.bincount(self.group_index[advantages != 0], minlength=len(self.groups)) > 0
+        return alive_groups(self.columns["advantage"], self.group_index)
 
 
 @dataclass(frozen=True)
@@ -136,7 +134,7 @@ class Driver:
         """`prompt_ids`: the encoded prompt of every problem in `problems` and `heldout`. `resumed`: what to go on from,
         which the learner has loaded and the log was rewound to."""
         self._config = config
-        self._rule = rule
+        self._arm = Arm.of(rule, config.algo)
         self._heldout = list(heldout)
         self._fleet = fleet
         self._log = log
@@ -314,43 +312,23 @@ class Driver:
 
     def _reward(self, groups: list[Group]) -> Batch:
         """Compose rewards and advantages of what has been judged and scored."""
-        algo = self._config.algo
         shipments, places = places_of(groups)
         scalars = in_order([shipment.scalars for shipment in shipments], places)
         thinking = in_order([shipment.scoring.table for shipment in shipments], places)
         columns = to_columns(arrow.append_columns(scalars, thinking))
         group_index = np.repeat(np.arange(len(groups)), places.size)
         check_staleness(columns["policy_version"], self._policy_version, self._config.algo.max_staleness)
-        signals = _signals(columns)
-        _check_machinery(columns, signals)
+        _check_machinery(columns, signals_of(columns))
         try:
-            rewards = compose(self._rule, signals)
+            rewarded = reward_batch(self._arm, columns, group_index)
         except Exception as error:  # a user's rule may raise anything, or break what it declares
             raise StageError(
                 f"algo.reward={self._config.algo.reward!r} failed on a batch: {type(error).__name__}: {error}. What "
                 "was rewarded before is in the run's folder.",
                 stage="driver",
             ) from error
-        parts = term_advantages(
-            rewards.terms, group_index, algo.advantage_std_floor, algo.advantage, self._rule.apart, signals.passed
-        )
-        advantages = np.where(rewards.dropped, np.nan, sum(parts.values()))
-        other = [values for name, values in rewards.terms.items() if name not in NAMED_TERMS]
-        columns |= {f"reward_{name}": rewards.terms.get(name, 0.0 * rewards.reward) for name in NAMED_TERMS}
-        # Known of dropped rollouts too: nothing can fail between the response and its tags.
-        fallback = signals.format_ok * float("format" in rewards.terms)
-        columns["reward_format"] = np.where(rewards.dropped, fallback, columns["reward_format"])
-        columns |= {
-            "reward_other": sum(other, 0.0 * rewards.reward),
-            "reward": rewards.reward,
-            "advantage": advantages,
-            "dropped": np.select([signals.failed, rewards.dropped], ["execution_error", "thinking_error"], ""),
-        }
-        batch = Batch(groups, columns, group_index, shipments, places, thinking, variance_shares(parts))
-        still = ~batch.alive()[group_index] if algo.sampling_rounds > 1 else np.zeros(len(advantages), bool)
-        cut = (columns["finish_reason"] == "length") & algo.mask_cut
-        columns["masked"] = np.select([rewards.dropped, cut, still], ["", "cut", "no_gradient"], "")
-        return batch
+        columns |= rewarded.columns
+        return Batch(groups, columns, group_index, shipments, places, thinking, variance_shares(rewarded.parts))
 
     def _learn(self, batch: Batch, step: int) -> dict[str, float]:
         """Train on the batch and bring the new weights to every rollout worker."""
@@ -476,7 +454,7 @@ class Driver:
         metadata = {"step": str(step), "run": self._config.run.name}
         tables = tokens_and_verdicts(shipments)
         if batch is not None:
-            tables += [batch.thinking, _reward_table(batch.columns)]
+            tables += [batch.thinking, to_reward_table(batch.columns)]
             metadata["reward_model_version"] = self._fleet.reward.version
         self._writing = self._fleet.recorder.write.remote(str(path), metadata, places.groups(), *tables)
 
@@ -543,18 +521,6 @@ class Driver:
                 )
 
 
-def _signals(columns: Columns) -> Signals:
-    """What reward rules read, from the scalar columns."""
-    return Signals(
-        format_ok=columns["format_ok"],
-        passed=columns["verdict"] == Verdict.PASSED,
-        pass_frac=columns["tests_passed"] / np.maximum(columns["tests_total"], 1),
-        thinking=columns["thinking_reward"].astype(np.float64),
-        response_tokens=columns["response_length"],
-        failed=columns["execution_error"] != "",
-    )
-
-
 def _check_machinery(columns: Columns, signals: Signals) -> None:
     """Raise `StageError` when a role failed for the whole batch: what is left teaches nothing, or failures alone."""
     failed = signals.failed
@@ -572,9 +538,3 @@ def _check_machinery(columns: Columns, signals: Signals) -> None:
             f"{columns['thinking_error'][asked][0]}",
             stage="reward server",
         )
-
-
-def _reward_table(columns: Columns) -> pa.Table:
-    """The REWARD table of a batch."""
-    dropped, masked = ([reason or None for reason in columns[name]] for name in ("dropped", "masked"))
-    return arrow.reward_table(columns, dropped, masked)

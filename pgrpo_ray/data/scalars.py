@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 import pyarrow as pa
 
-from pgrpo_ray.data.arrow import THINKING_SCHEMA, build_table, list_lengths
+from pgrpo_ray.data.arrow import THINKING_SCHEMA, build_table, list_lengths, reward_table
 from pgrpo_ray.data.digests import prompt_digest, row_digest
 from pgrpo_ray.data.padding import TOKEN_COLUMNS, row_views
 
@@ -63,3 +63,9 @@ def to_columns(table: pa.Table) -> Columns:
         else:
             columns[name] = column.to_numpy()
     return columns
+
+
+def to_reward_table(columns: Columns) -> pa.Table:
+    """Return the REWARD table of a batch; `columns` as `algo.rewarding` makes them. Raises as `arrow.reward_table`."""
+    dropped, masked = ([reason or None for reason in columns[name]] for name in ("dropped", "masked"))
+    return reward_table(columns, dropped, masked)
