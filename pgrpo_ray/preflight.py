@@ -118,15 +118,13 @@ def examine(config: RunConfig) -> Examined:
 
 def plan_reward(config: RunConfig) -> RewardPlan:
     """Find the reward rule and what it asks of the run. Raises `ConfigError`."""
-    algo, rule = config.algo, find_rule(config.algo.reward)
+    algo, rule = config.algo, rule_of(config)
     if rule.pass_frac and config.sandbox.fail_fast:
         raise ConfigError(
             f"algo.reward={rule.name!r} reads the share of tests passed, but sandbox.fail_fast stops at the first that "
             "fails. Set sandbox.fail_fast=false.",
             path="sandbox.fail_fast",
         )
-    if algo.length_penalty_tokens:
-        rule = with_length_penalty(rule, config.rollout.max_response_tokens, algo.length_penalty_tokens)
     widths: list[Scored] = ["none", "passers", "all"]
     scored = rule.scores
     if config.reward_model.score != "as_needed":
@@ -139,6 +137,14 @@ def plan_reward(config: RunConfig) -> RewardPlan:
             f"algo.surrogate='gspo' with algo.aggregation={algo.aggregation!r}: GSPO's own is sequence_mean."
         )
     return RewardPlan(rule, scored, warnings)
+
+
+def rule_of(config: RunConfig) -> RewardRule:
+    """Return the reward rule that a config names, with its length penalty. Raises `ConfigError`."""
+    rule = find_rule(config.algo.reward)
+    if config.algo.length_penalty_tokens:
+        rule = with_length_penalty(rule, config.rollout.max_response_tokens, config.algo.length_penalty_tokens)
+    return rule
 
 
 def check_devices(config: RunConfig) -> None:

@@ -104,8 +104,7 @@ def compose(rule: RewardRule, signals: Signals) -> Rewards:
     that leaves out a term or leaves its declared range.
     """
     _check(signals)
-    needed = {"none": np.zeros_like(signals.passed), "passers": signals.passed, "all": signals.format_ok}[rule.scores]
-    dropped = signals.failed | (needed & np.isnan(signals.thinking))
+    dropped = signals.failed | (scores_read(rule, signals) & np.isnan(signals.thinking))
     given = rule.function(signals)
     if set(given) != {term.name for term in rule.terms}:
         declared = sorted(term.name for term in rule.terms)
@@ -118,6 +117,11 @@ def compose(rule: RewardRule, signals: Signals) -> Rewards:
         _check_range(rule, term, values[~dropped], signals.passed[~dropped])
         terms[term.name] = np.where(dropped, np.nan, values)
     return Rewards(terms, sum(terms.values(), np.zeros(len(dropped))), dropped)
+
+
+def scores_read(rule: RewardRule, signals: Signals) -> np.ndarray:
+    """Return of which rollouts the rule reads a thinking reward, bool [N]."""
+    return {"none": np.zeros_like(signals.passed), "passers": signals.passed, "all": signals.format_ok}[rule.scores]
 
 
 def outweighed(rule: RewardRule) -> str:

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import yaml
 
@@ -113,9 +114,46 @@ class RecordedRun:
             raise DataError(f"has no evaluation {name!r}. There are: {there}.", str(self.folder / EVALUATIONS))
         return self._read(self.folder / EVALUATIONS / f"{name}.arrow", columns)
 
+    def named(self, name: str) -> tuple[pa.Table, int]:
+        """Return the group of a rollout, and its row there; `name` as `rollout_name` gives it. Raises `DataError`."""
+        source, _, rest = name.partition("/")
+        problem_id, _, sample = rest.rpartition("/")
+        if not problem_id or not sample.isdecimal():
+            raise DataError(
+                f"{name!r} names no rollout. Write step/problem/sample such as 12/some-problem/0, or the name of an "
+                "evaluation in place of the step.",
+                str(self.folder),
+            )
+        table = self.rollouts(int(source)) if source.isdecimal() else self.evaluation(source)
+        ids = np.array(table["problem_id"].to_pylist(), dtype=object)
+        if not (rows := np.flatnonzero(ids == problem_id)).size:
+            raise DataError(f"has no rollouts of the problem {problem_id!r} in {source}.", str(self.folder))
+        group = table.take(rows)
+        samples = group["sample_index"].to_pylist()
+        if int(sample) not in samples:
+            raise DataError(
+                f"{source}/{problem_id} has the samples 0 to {max(samples)}, not {sample}.", str(self.folder)
+            )
+        return group, samples.index(int(sample))
+
     @staticmethod
     def _read(file: Path, columns: Sequence[str] | None) -> pa.Table:
         table = read_ipc(file)
         if missing := set(columns or ()) - set(table.column_names):
             raise DataError(f"lacks the columns {sorted(missing)}: another version wrote it.", str(file))
         return table if columns is None else table.select(list(columns))
+
+
+def rollout_name(source: int | str, problem_id: str, sample_index: int) -> str:
+    """Return what a rollout is called: `40/some-problem/3` is sample 3 of step 40, `after/some-problem/0` sample 0 of
+    that evaluation. A step, and an evaluation, has a problem once."""
+    return f"{source}/{problem_id}/{sample_index}"
+
+
+def group_index(rollouts: pa.Table) -> np.ndarray:
+    """Return which group each row of a step belongs to, int64 [N], from 0."""
+    ids = np.array(rollouts["problem_id"].to_pylist(), dtype=object)
+    samples = rollouts["sample_index"].to_numpy()
+    begins = np.ones(len(ids), dtype=np.int64)
+    begins[1:] = (ids[1:] != ids[:-1]) | (samples[1:] <= samples[:-1])
+    return np.cumsum(begins) - 1
