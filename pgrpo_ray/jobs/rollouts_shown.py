@@ -7,7 +7,7 @@ import difflib
 import re
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, RenderableType
 from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
@@ -26,16 +26,16 @@ _DIFF_STYLE = {"+": "green", "-": "red", "@": "cyan"}
 def show_list(listing: Listing, run: str, console: Console) -> None:
     """Print a list, a line a rollout, and how to see more of them."""
     names = ["name", "verdict", "tests", "tokens"]
-    if listing.rewarded:
-        names += ["format", "outcome", "thinking", "other", "reward", "advantage", "R^t", "left out"]
+    names += ["R^t", "reward", "advantage", "left out"] if listing.rewarded else []
     table = Table(*names, box=None, pad_edge=False, header_style="bold")
-    for column in table.columns[2:-1] if listing.rewarded else table.columns[2:]:
-        column.justify, column.no_wrap = "right", True
     table.columns[0].overflow = "fold"  # a name must be whole to be copied
+    for name, column in zip(names[1:], table.columns[1:], strict=True):
+        column.no_wrap = True
+        column.justify = "left" if name in ("verdict", "left out") else "right"
     for row in listing.rows:
         cells = [Text(visible(row["name"])), _verdict(row), _tests(row), str(row["response_length"])]
         if listing.rewarded:
-            cells += [_number(row[name]) for name in (*TERMS, "thinking_reward")]
+            cells += [_number(row[name]) for name in ("thinking_reward", "reward", "advantage")]
             cells.append(row["dropped"] or row["masked"] or "")
         table.add_row(*cells)
     console.print(table)
@@ -53,12 +53,14 @@ def show_one(row: dict[str, Any], group: list[dict[str, Any]], console: Console)
     """Print a rollout: facts, prompt, reasoning, program."""
     console.print(Text(visible(row["name"]), style="bold"), soft_wrap=True)
     facts = Table.grid("", "", padding=(0, 2))
-    for name, value in _facts(row, group):
+    for name, value in (_facts(row) | {"its group": _group(group)}).items():
         facts.add_row(name, value)
     console.print(facts)
     parts = [("prompt", row["prompt"])]
-    parts += [("reasoning", row["thinking"]), ("program", row["program"])] if row["format_ok"] else []
-    parts += [] if row["format_ok"] else [("response, whose format is wrong", row["response"])]
+    if row["format_ok"]:
+        parts += [("reasoning", row["thinking"]), ("program", row["program"])]
+    else:
+        parts.append(("response, whose format is wrong", row["response"]))
     for title, text in parts:
         _heading(console, title)
         coloured = title == "program" and console.is_terminal and row.get("sandbox") != "maths"
@@ -70,8 +72,9 @@ def show_two(first: dict[str, Any], second: dict[str, Any], console: Console) ->
     table = Table("", box=None, pad_edge=False, header_style="bold")
     for row in (first, second):
         table.add_column(Text(visible(row["name"])), overflow="fold")
-    for (name, one), (_, other) in zip(_facts(first, []), _facts(second, []), strict=True):
-        table.add_row(name, one, other)
+    one, other = _facts(first), _facts(second)
+    for name in one | other:
+        table.add_row(name, one.get(name, "-"), other.get(name, "-"))
     console.print(table)
     if first["prompt"] != second["prompt"]:
         _say(console, "they answer different prompts")
@@ -102,26 +105,23 @@ def _lines(text: str) -> list[str]:
     return [piece for line in text.split("\n") for piece in (_SENTENCE.split(line) if len(line) > 100 else [line])]
 
 
-def _facts(row: dict[str, Any], group: list[dict[str, Any]]) -> list[tuple[str, RenderableType]]:
-    """What is known of a rollout beside its texts: name and value."""
+def _facts(row: dict[str, Any]) -> dict[str, RenderableType]:
+    """What is known of a rollout beside its texts, by name."""
     spans = zip(row["versions"], row["version_starts"], strict=True)
-    facts: list[tuple[str, RenderableType]] = [
-        ("verdict", _verdict(row) + Text(f"  {_tests(row)} tests")),
-        ("first failed test", _first_failed(row)),
-        ("detail", Text(visible(row["detail"]))),
-        ("sandbox", f"{row['sandbox'] or '-'}, {_costs(row)}"),
-        ("tokens", f"{row['prompt_length']} prompt, {row['response_length']} response ({row['finish_reason']})"),
-        ("policy version", ", ".join(f"{version} from token {start}" for version, start in spans)),
-    ]
-    if row["execution_error"] is not None:
-        facts.append(("execution error", Text(visible(row["execution_error"]))))
+    facts: dict[str, RenderableType] = {
+        "verdict": Text.assemble(_verdict(row), f"  {_tests(row)} tests"),
+        "first failed test": _first_failed(row),
+        "detail": Text(visible(row["detail"])),
+        "sandbox": f"{row['sandbox'] or '-'}, {_costs(row)}",
+        "tokens": f"{row['prompt_length']} prompt, {row['response_length']} response ({row['finish_reason']})",
+        "policy version": ", ".join(f"{version} from token {start}" for version, start in spans),
+    }
     if "reward" in row:
-        facts += [(name.replace("_", " "), _number(row[name])) for name in TERMS]
-        facts += [("R^t", _number(row["thinking_reward"])), ("left out", row["dropped"] or row["masked"] or "-")]
-        if row["thinking_error"] is not None:
-            facts.append(("thinking error", Text(visible(row["thinking_error"]))))
-    if group:
-        facts.append(("its group", _group(group)))
+        facts |= {name.replace("_", " "): _number(row[name]) for name in TERMS}
+        facts |= {"R^t": _number(row["thinking_reward"]), "left out": row["dropped"] or row["masked"] or "-"}
+    for name in ("execution_error", "thinking_error"):
+        if row.get(name) is not None:
+            facts[name.replace("_", " ")] = Text(visible(row[name]))
     return facts
 
 
@@ -155,9 +155,9 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def _program(text: str) -> RenderableType:
+def _program(text: str) -> Text:
     language = "cpp" if "#include" in text else "python"  # the record does not say; only colours follow from it
-    return Group(Syntax("", language, theme=_THEME, background_color="default").highlight(visible_lines(text)))
+    return Syntax("", language, theme=_THEME, background_color="default").highlight(visible_lines(text))
 
 
 def _heading(console: Console, title: str) -> None:

@@ -26,7 +26,7 @@ def pgrpo(*arguments, **environment):
 
 def test_help_teaches_every_command():
     text = pgrpo("--help").stdout
-    for command in ("train", "check", "grade", "doctor"):
+    for command in ("train", "check", "grade", "doctor", "rollouts", "replay"):
         assert command in text
         assert len(pgrpo(command, "--help").stdout) > 300
 
