@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pgrpo_ray import config as configuration
-from pgrpo_ray.cli import data, evaluation, lcb_rb, rm, rollouts
+from pgrpo_ray.cli import data, evaluation, lcb_rb, report, rm, rollouts
 from pgrpo_ray.errors import CheckpointError, ConfigError, DataError, EnvironmentFault, ModelError, PgrpoError
 
 INTERRUPTED = 130
@@ -33,6 +33,7 @@ app.add_typer(rm.app, name="rm")
 app.add_typer(lcb_rb.app, name="lcb-rb")
 app.add_typer(data.app, name="data")
 app.add_typer(evaluation.app)
+app.add_typer(report.app)
 app.add_typer(rollouts.app)
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file, such as cluster/local.yaml")]

@@ -265,11 +265,19 @@ def write_ipc(path: str | Path, table: pa.Table, metadata: Mapping[str, str]) ->
         writer.write_table(table)
 
 
-def read_ipc(path: str | Path) -> pa.Table:
-    """Read a table that `write_ipc` wrote; its metadata is `table.schema.metadata` (bytes). Raises `DataError`."""
+def read_ipc(path: str | Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read a table that `write_ipc` wrote; its metadata is `table.schema.metadata` (bytes). Raises `DataError`.
+
+    `columns`: read and check these alone, in the file's order; those that it lacks are left out. None: all.
+    """
     try:
-        with pa.OSFile(str(path), "rb") as file, pa.ipc.open_file(file) as reader:
-            return _checked(reader.read_all())
+        with pa.OSFile(str(path), "rb") as file:
+            fields = None
+            if columns is not None:
+                with pa.ipc.open_file(file) as reader:
+                    fields = [at for at, name in enumerate(reader.schema.names) if name in set(columns)]
+            with pa.ipc.open_file(file, options=pa.ipc.IpcReadOptions(included_fields=fields)) as reader:
+                return _checked(reader.read_all())
     except OSError as error:
         reason = error.strerror or str(error)
         raise DataError(f"cannot be read ({reason}). Give the path of an .arrow file of a run.", str(path)) from error

@@ -138,7 +138,7 @@ class RecordedRun:
 
     @staticmethod
     def _read(file: Path, columns: Sequence[str] | None) -> pa.Table:
-        table = read_ipc(file)
+        table = read_ipc(file, columns)
         if missing := set(columns or ()) - set(table.column_names):
             raise DataError(f"lacks the columns {sorted(missing)}: another version wrote it.", str(file))
         return table if columns is None else table.select(list(columns))

@@ -1,0 +1,121 @@
+"""`pgrpo report`: one HTML file that holds everything it shows, plotly included, and opens without a network.
+
+Protects whoever opens it against what models wrote (`obs.pages`): texts lie in base64 and reach the screen as text
+only; two scripts may run, the page's own and plotly's, each by its hash. Plotly is gzipped too, and run when a curve
+comes near the screen.
+"""
+
+import base64
+import gzip
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from pgrpo_ray.data.recorded_run import RecordedRun
+from pgrpo_ray.errors import DataError, EnvironmentFault
+from pgrpo_ray.obs import pages
+from pgrpo_ray.obs.disk import check_out, whole_file
+from pgrpo_ray.report.browser_data import Block, columns_block, select, text_blocks
+from pgrpo_ray.report.charts import Chart, ReportedRun, build_charts
+from pgrpo_ray.report.facts import facts, settings
+from pgrpo_ray.report.figures import COLOURS, write_figures
+
+TEMPLATES = Path(__file__).parent / "templates"
+_SCRIPTS = ("data.js", "highlight.js", "curves.js", "rollouts.js", "detail.js", "start.js")
+"""In the order in which they need each other."""
+
+
+def write_report(folders: Sequence[Path], out: Path, png: Path | None, max_rollouts: int, console: Console) -> None:
+    """Write the report of the runs in `folders` to `out`, their curves to the folder `png`; say what was written.
+
+    Raises `DataError` for a folder that is no run's, or of a run without a step; `EnvironmentFault` where nothing can
+    be written.
+    """
+    runs = open_runs(folders)
+    check_out(out)
+    charts = build_charts(runs)
+    try:
+        with whole_file(out) as file:
+            for piece in render(runs, charts, max_rollouts):
+                # Names of folders may hold bytes that are no UTF-8.
+                file.write(piece.encode(errors="replace").decode())
+    except OSError as error:
+        raise EnvironmentFault(f"--out {out}: cannot be written: {error.strerror}. Name another file.") from error
+    for line in left_out(runs, max_rollouts):
+        console.print(escape(line), style="yellow", highlight=False, soft_wrap=True)
+    console.print(escape(f"open {out} in a browser"), highlight=False, soft_wrap=True)
+    if png is not None:
+        files = write_figures(charts, png, len(runs))
+        console.print(escape(f"{len(files)} plots in {png}"), highlight=False, soft_wrap=True)
+
+
+def open_runs(folders: Sequence[Path]) -> list[ReportedRun]:
+    """Return the runs, each under a name that no other has. Raises `DataError`."""
+    recorded = [RecordedRun(folder) for folder in folders]
+    resolved = [run.folder.resolve() for run in recorded]
+    if len(set(resolved)) < len(resolved):
+        twice = next(folder for folder in resolved if resolved.count(folder) > 1)
+        raise DataError("is given twice. Give each run once.", str(twice))
+    names = [run.name for run in recorded]
+    unique = len(set(names)) == len(names)
+    return [ReportedRun(run, run.name if unique else str(run.folder)) for run in recorded]
+
+
+def left_out(runs: Sequence[ReportedRun], max_rollouts: int) -> list[str]:
+    """Return what the browser of rollouts does not hold, a sentence a run."""
+    found = []
+    for run in runs:
+        selection = select(run.places, max_rollouts)
+        if selection.num_left_out:
+            found.append(
+                f"{run.label}: {selection.num_rollouts:,} of its {selection.num_rollouts + selection.num_left_out:,} "
+                "rollouts can be browsed, whole groups evenly over its steps; curves count all. --max-rollouts N holds "
+                "more."
+            )
+    return found
+
+
+def render(runs: Sequence[ReportedRun], charts: Sequence[Chart], max_rollouts: int) -> Iterator[str]:
+    """Yield the page piece by piece, so that it need not fit into memory."""
+    from plotly.offline import get_plotlyjs
+
+    plotly = get_plotlyjs()
+    script = "\n".join((TEMPLATES / name).read_text(encoding="utf-8") for name in _SCRIPTS)
+    script = f'"use strict";\n(() => {{\n{script}\n}})();\n'
+    selections = [select(run.places, max_rollouts) for run in runs]
+    columns = [columns_block(at, run.places, selections[at]) for at, run in enumerate(runs)]
+
+    def texts() -> Iterator[Block]:
+        for at, run in enumerate(runs):
+            yield from text_blocks(at, run.run, run.places, selections[at])
+
+    yield from (
+        pages.environment(TEMPLATES)
+        .get_template("report.html")
+        .generate(
+            title=", ".join(run.label for run in runs),
+            names=[run.label for run in runs],
+            facts=facts(runs),
+            settings=settings(runs),
+            left_out=left_out(runs, max_rollouts),
+            policy=" ".join((pages.script_source(script), pages.script_source(plotly))),
+            style=(TEMPLATES / "report.css").read_text(encoding="utf-8"),
+            data=pages.in_script(_page_data(runs, charts)),
+            columns=columns,
+            script=script,
+            plotly=base64.b64encode(gzip.compress(plotly.encode(), mtime=0)).decode("ascii"),
+            texts=texts(),
+        )
+    )
+
+
+def _page_data(runs: Sequence[ReportedRun], charts: Sequence[Chart]) -> dict[str, Any]:
+    return {
+        "runs": [run.label for run in runs],
+        "charts": [asdict(chart) for chart in charts],
+        "colours": COLOURS,
+    }
