@@ -13,11 +13,11 @@ from pgrpo_ray.obs.metrics import batch_metrics
 from pgrpo_ray.obs.run_log import RunLog
 from pgrpo_ray.types import Verdict
 
-_WORDS = (
-    "we need the sum of all even numbers first read input then sort list and keep what is larger than limit so that "
-    "each pair counts once but careful index may run out of range when empty therefore check length before loop use "
-    "dictionary to remember seen values complexity stays linear which fits within two seconds edge case zero negative duplicates"
-).split()
+_WORDS = """
+we need the sum of all even numbers first read input then sort list and keep what is larger than limit so that each pair
+counts once but careful index may run out of range when empty therefore check length before loop use dictionary to
+remember seen values complexity stays linear which fits within two seconds edge case zero negative duplicates
+""".split()  # noqa: SIM905, prose reads better than a list of words
 _LINES = (
     "import sys",
     "def solve(values, limit):",

@@ -10,9 +10,10 @@ const parsed = new Promise((done) => {
 const bytesOf = (text) => Uint8Array.fromBase64
   ? Uint8Array.fromBase64(text) : Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
 
-// Text of an embedded block. The browser may not have read as far yet: blocks of texts stand last.
+// Text of an embedded block. The browser may not have read as far yet, or be in the middle of it: blocks of texts stand
+// last, and one is whole when something follows it.
 const inflate = async (id) => {
-  if (!byId(id)) await parsed;
+  if (!byId(id)?.nextSibling) await parsed;
   const packed = new Blob([bytesOf(byId(id).textContent)]);
   return new Response(packed.stream().pipeThrough(new DecompressionStream("gzip"))).text();
 };
