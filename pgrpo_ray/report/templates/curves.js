@@ -21,13 +21,19 @@ const plain = (name) => words(name).replaceAll("&", "&amp;").replaceAll("<", "&l
 
 const see = (colour, opacity) => colour + Math.round(255 * opacity).toString(16).padStart(2, "0");
 
+// A verdict has the colour of its marks in the list.
+const VERDICTS = { passed: "passed", wrong_answer: "wrong", runtime_error: "runtime", compile_error: "compile", time_limit: "time",
+  memory_limit: "memory", output_limit: "output", tampered: "tampered", no_program: "none" };
+const colourOf = (name) => getComputedStyle(document.documentElement).getPropertyValue("--" + name).trim();
+
 const tracesOf = (chart) => {
   const palette = dark() ? LIGHTER : page.colours;
+  const verdicts = chart.id.startsWith("verdicts");
   const byRun = page.runs.length > 1 && chart.form !== "stack";
   const hover = chart.unit === "share" ? "%{y:.1%}" : "%{y:.4~g}";
   const traces = [];
   chart.series.forEach((series, at) => {
-    const colour = palette[(byRun ? series.run : series.part) % palette.length];
+    const colour = verdicts ? colourOf(VERDICTS[series.name]) : palette[(byRun ? series.run : series.part) % palette.length];
     const total = chart.form === "stack" && series.name === "total";
     const trace = {
       x: series.x, y: series.y, name: plain(series.name || chart.title), legendgroup: String(at), hovertemplate: hover,
@@ -52,16 +58,15 @@ const tracesOf = (chart) => {
 };
 
 const layoutOf = (chart) => {
-  const style = getComputedStyle(document.documentElement);
-  const [ink, line] = ["--ink", "--line"].map((name) => style.getPropertyValue(name).trim());
+  const ink = colourOf("ink"), line = colourOf("line");
   const axis = { gridcolor: line, zerolinecolor: line, linecolor: line, automargin: true };
   return {
     height: 330, margin: { l: 56, r: 12, t: 10, b: 40 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
     font: { color: ink, family: "system-ui, sans-serif", size: 13 }, hovermode: "x unified",
-    hoverlabel: { bgcolor: style.getPropertyValue("--card").trim(), font: { color: ink } },
-    showlegend: chart.series.length > 1,
+    hoverlabel: { bgcolor: colourOf("card"), font: { color: ink } },
+    showlegend: chart.series.length > 1 || chart.series[0].name !== page.runs[0],
     legend: { orientation: "h", y: -0.2, yanchor: "top", traceorder: "normal" },
-    xaxis: { ...axis, title: { text: "step", standoff: 6 }, rangemode: "tozero" },
+    xaxis: { ...axis, title: { text: "step", standoff: 6 }, rangemode: chart.form === "points" ? "normal" : "tozero" },
     yaxis: { ...axis, title: { text: chart.unit === "share" ? "" : chart.unit, standoff: 6 },
       type: chart.log ? "log" : "linear", tickformat: chart.unit === "share" ? ".0%" : "",
       exponentformat: chart.log ? "power" : "none", rangemode: "tozero" },

@@ -16,7 +16,7 @@ const factsOf = (at) => {
 
 const part = (card, title, shown) => {
   card.append(element("h5", title));
-  const box = element("pre");
+  const box = element("pre", "", title.toLowerCase());
   box.append(shown);
   box.tabIndex = 0;
   box.setAttribute("aria-label", title);
@@ -49,7 +49,7 @@ const cardOf = (group, member, texts) => {
   if (text("thinking") !== null && text("thinking") !== undefined) part(card, "Reasoning", text("thinking") || "(empty)");
   if (text("program")) part(card, "Program", coloured(text("program")));
   if (text("response") !== null && text("response") !== undefined) {
-    part(card, "Response, whose format is wrong", text("response") || "(empty)");
+    part(card, "Response", text("response") || "(empty)");
   }
   card.tabIndex = 0;
   card.setAttribute("aria-label", "rollout " + member + ", " + words(state));
