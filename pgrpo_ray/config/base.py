@@ -5,15 +5,14 @@ nowhere else; `load_tree` returns a frozen tree, which nobody rewrites afterward
 written beside results, so a field names the environment variable that holds it (`SecretName`).
 """
 
-import difflib
 import re
-import reprlib
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from pgrpo_ray.config import explain
 from pgrpo_ray.errors import ConfigError
 
 FolderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=128)]
@@ -83,10 +82,6 @@ for _side in (_Loader, _Dumper):
         "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
     )
 
-_QUOTE = reprlib.Repr()
-_QUOTE.maxstring = _QUOTE.maxother = 200
-"""Of values in messages: enough of a path, whatever the value's size."""
-
 
 def load_tree(tree: type[Tree], file: str | Path, overrides: list[str] | None = None) -> Tree:
     """Read `file` as a config `tree`, apply `overrides` such as `learner.learning_rate=1e-4`, validate and check.
@@ -97,9 +92,11 @@ def load_tree(tree: type[Tree], file: str | Path, overrides: list[str] | None = 
     try:
         values = yaml.load(file.read_text(encoding="utf-8"), _Loader)  # a SafeLoader
     except OSError as error:
-        raise ConfigError(f"{file}: cannot be read ({error.strerror}). Give the path of a YAML config.") from error
+        near = explain.similar_file(file) if isinstance(error, FileNotFoundError) else ""
+        message = f"{file}: cannot be read ({error.strerror}). Give the path of a YAML config.{near}"
+        raise ConfigError(message) from error
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(f"{file}: is not valid YAML: {error}") from error
+        raise ConfigError(explain.broken_yaml(error, str(file))) from error
     values = {} if values is None else values
     if not isinstance(values, dict):
         raise ConfigError(f"{file}: must be a mapping of sections such as `run:`, not a {type(values).__name__}.")
@@ -124,14 +121,15 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
     try:
         value = yaml.load(text, _Loader)
     except (yaml.YAMLError, RecursionError) as error:
-        raise ConfigError(f"--set {override!r}: the value is not valid YAML: {error}", path=path) from error
+        raise ConfigError(explain.broken_yaml(error, f"--set {explain.QUOTE.repr(override)}"), path=path) from error
     node = tree
     for key in keys[:-1]:
         if node.get(key) is None:
             node[key] = {}
         node = node[key]
         if not isinstance(node, dict):
-            raise ConfigError(f"--set {override!r}: {key} is a value, not a section.", path=path)
+            message = f"--set {override!r}: {key} is a value, not a section. Write --set SECTION.{key}=VALUE."
+            raise ConfigError(message, path=path)
     node[keys[-1]] = value
 
 
@@ -140,9 +138,8 @@ def parse_tree(tree: type[Tree], values: dict[str, Any], where: str = "config") 
     try:
         return _expand_home(tree.model_validate(values), where)
     except ValidationError as error:
-        findings = [_explain(finding, tree) for finding in error.errors()]
         first = ".".join(str(part) for part in error.errors()[0]["loc"])
-        raise ConfigError(f"{where}: " + "\n".join(findings), path=first) from error
+        raise ConfigError(f"{where}: {explain.findings(error.errors(), tree)}", path=first) from error
 
 
 def _expand_home(config: Tree, where: str) -> Tree:
@@ -154,28 +151,9 @@ def _expand_home(config: Tree, where: str) -> Tree:
             try:
                 paths[key] = str(Path(value).expanduser())
             except (RuntimeError, ValueError) as error:  # no such user; a NUL in the name
-                message = f"{where}: {name}.{key}: {_QUOTE.repr(value)} names nobody's home. Write the whole path."
+                message = (
+                    f"{where}: {name}.{key}: {explain.QUOTE.repr(value)} names nobody's home. Write the whole path."
+                )
                 raise ConfigError(message, path=f"{name}.{key}") from error
         sections[name] = section.model_copy(update=paths) if paths else section
     return config.model_copy(update=sections)
-
-
-def _explain(finding: Any, tree: type[BaseModel]) -> str:
-    """One line for one of pydantic's findings: dotted path, rule, value received, nearest known key."""
-    loc = finding["loc"]
-    path = ".".join(str(part) for part in loc)
-    if path.endswith("_env"):  # what was received may be the secret itself
-        return f"{path}: give the name of an environment variable in capitals, such as MY_KEY, never the secret itself."
-    if finding["type"] != "extra_forbidden":
-        return f"{path}: {finding['msg']} (received {_QUOTE.repr(finding['input'])})"
-    known = _keys_at(loc[:-1], tree)
-    close = difflib.get_close_matches(str(loc[-1]), known, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else f" Known keys: {', '.join(known)}."
-    return f"{path}: unknown key.{hint}"
-
-
-def _keys_at(loc: tuple[Any, ...], model: type[BaseModel]) -> list[str]:
-    """Known keys of the section at `loc` of a tree."""
-    for part in loc:
-        model = model.model_fields[str(part)].annotation  # type: ignore[assignment]
-    return sorted(model.model_fields)

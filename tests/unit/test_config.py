@@ -67,14 +67,14 @@ def test_the_local_config_loads_and_derives():
         ({"rolout": {}}, "rolout", "Did you mean 'rollout'?"),
         ({"rollout": {"group_sise": 4}}, "rollout.group_sise", "Did you mean 'group_size'?"),
         ({"run": {"steps": "many"}}, "run.steps", "received 'many'"),
-        ({"run": {"steps": 0}}, "run.steps", "greater than or equal to 1"),
+        ({"run": {"steps": 0}}, "run.steps", "must be at least 1"),
         ({"rollout": 3}, "rollout", "received 3"),
         ({"learner": {"learning_rate": float("inf")}}, "learner.learning_rate", "finite"),
-        ({"run": {"name": "../elsewhere"}}, "run.name", "pattern"),
+        ({"run": {"name": "../elsewhere"}}, "run.name", "becomes a folder's name"),
         ({"run": {"steps": True}}, "run.steps", "received True"),
         ({"run": {"steps": "10"}}, "run.steps", "received '10'"),
-        ({"run": {"seed": 2**40}}, "run.seed", "less than"),
-        ({"learner": {"adam_betas": [2, -1]}}, "learner.adam_betas.0", "less than 1"),
+        ({"run": {"seed": 2**40}}, "run.seed", "must be below 2147483648"),
+        ({"learner": {"adam_betas": [2, -1]}}, "learner.adam_betas.0", "must be below 1"),
     ],
 )
 def test_wrong_trees_are_refused_with_path_and_help(tree, path, words):
