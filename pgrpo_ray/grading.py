@@ -32,7 +32,7 @@ def grade_file(problems: Path, format: str, programs: Path, out: Path, config: R
     """Write `out`: the lines of `programs` in their order, each with its verdict. Return how many got none."""
     by_id = {problem.id: problem for problem in load_problems(problems, format)}
     submissions = load_programs(programs, by_id)
-    draft = _open_draft(out)
+    draft = _open_draft(out, [problems, programs])
     passed = errors = 0
     try:
         with (
@@ -77,9 +77,9 @@ def judges(
         yield pool, sandbox
 
 
-def _open_draft(out: Path) -> Path:
-    """Return the draft's path after proving that it can be written. Raises `EnvironmentFault`."""
-    check_out(out)
+def _open_draft(out: Path, inputs: Sequence[Path]) -> Path:
+    """Return the draft's path after proving that it can be written. Raises `EnvironmentFault`, `ConfigError`."""
+    check_out(out, inputs=inputs)
     if out.exists() and not os.access(out, os.W_OK):
         raise EnvironmentFault(f"--out {out}: cannot be written: Permission denied. Name another file.")
     return out.with_name(f"{out.name}.part")

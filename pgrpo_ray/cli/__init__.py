@@ -1,49 +1,69 @@
 """The door: `pgrpo train | check | grade | doctor`, and the groups of commands in the modules beside.
 
-Owns arguments, messages and exit statuses: 0 done, 1 the run failed, 2 the input is wrong, 130 interrupted. Commands
-import what they need when they run, so `--help` answers at once.
+Owns arguments and panels; `failures` says how a command ends. Commands import what they need when they run, so `--help`
+answers at once, and after their config is read, so a slip in it is told at once.
 """
 
 import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from pgrpo_ray import __version__
 from pgrpo_ray import config as configuration
-from pgrpo_ray.cli import data, evaluation, lcb_rb, report, rm, rollouts
-from pgrpo_ray.errors import CheckpointError, ConfigError, DataError, EnvironmentFault, ModelError, PgrpoError
-
-INTERRUPTED = 130
-"""Exit status after Ctrl-C, as shells have it: 128 + SIGINT."""
+from pgrpo_ray.cli import completion, data, evaluation, failures, lcb_rb, panels, report, rm, rollouts
+from pgrpo_ray.errors import ConfigError, EnvironmentFault
 
 app = typer.Typer(
-    help="Posterior-GRPO on Ray: reinforcement learning of code models in which reasoning is rewarded, but only when "
-    "the program passes all tests.\n\nStart with `pgrpo doctor`, then `pgrpo train cluster/local.yaml`.",
+    cls=panels.CommandsByPanel,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
-app.add_typer(rm.app, name="rm")
-app.add_typer(lcb_rb.app, name="lcb-rb")
-app.add_typer(data.app, name="data")
 app.add_typer(evaluation.app)
 app.add_typer(report.app)
 app.add_typer(rollouts.app)
+app.add_typer(rm.app, name="rm", rich_help_panel=panels.REWARD_MODEL)
+app.add_typer(lcb_rb.app, name="lcb-rb", rich_help_panel=panels.REWARD_MODEL)
+app.add_typer(data.app, name="data", rich_help_panel=panels.DATA)
 
-ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file, such as cluster/local.yaml")]
+ConfigFile = Annotated[
+    Path,
+    typer.Argument(
+        metavar="CONFIG", help="YAML file, such as cluster/local.yaml", autocompletion=completion.config_files
+    ),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="A.B=C", help="Override one key, such as rollout.group_size=16. May be repeated."),
 ]
 
 
-@app.command()
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"pgrpo_ray {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def pgrpo(
+    debug: Annotated[bool, typer.Option(failures.DEBUG, help="With an error, print its traceback as well.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Say the version and end.")
+    ] = False,
+) -> None:  # `failures.status_of` takes --debug from wherever it stands; here it is listed
+    """Posterior-GRPO on Ray: reasoning is rewarded, but only when the program passes all tests.
+
+    Start with `pgrpo doctor`, then `pgrpo train cluster/local.yaml`.
+    """
+
+
+@app.command(rich_help_panel=panels.TRAIN)
 def train(
     config: ConfigFile,
     overrides: Overrides = None,
@@ -65,16 +85,18 @@ def train(
 
         pgrpo train cluster/local.yaml --set policy.model=/models/my-model --set data.problems=my.jsonl
     """
+    if resume + resume_if_any + (resume_from is not None) > 1:
+        raise ConfigError(
+            "--resume, --resume-from and --resume-if-any each say where to go on. Give one of them.", path="--resume"
+        )
+    resolved = configuration.load(config, overrides)
     from pgrpo_ray import launch
 
-    chosen = [how for how, given in ((launch.LATEST, resume), (launch.LATEST_IF_ANY, resume_if_any)) if given]
-    chosen += [resume_from] if resume_from else []
-    if len(chosen) > 1:
-        raise ConfigError("give one of --resume, --resume-from and --resume-if-any.", path="--resume")
-    launch.run(configuration.load(config, overrides), Console(), chosen[0] if chosen else None)
+    named = launch.LATEST if resume else launch.LATEST_IF_ANY if resume_if_any else resume_from
+    launch.run(resolved, Console(), named)
 
 
-@app.command()
+@app.command(rich_help_panel=panels.TRAIN)
 def check(
     config: ConfigFile,
     overrides: Overrides = None,
@@ -89,11 +111,11 @@ def check(
     each role holds and takes of a node is shown before this machine is looked at, so a run can be planned elsewhere.
     Exit status 2 when something is wrong, 1 when a machine lacks something.
     """
+    resolved = configuration.load(config, overrides)
     from pgrpo_ray import preflight
     from pgrpo_ray.cli import memory, placement
     from pgrpo_ray.obs.display import warn_weak_sandbox
 
-    resolved = configuration.load(config, overrides)
     console = Console()
     if plans := memory.plans_of(resolved, gpu_gib):
         memory.show(plans, gpu_gib, console)
@@ -139,7 +161,7 @@ def _offers(config: configuration.RunConfig) -> dict[str, dict[str, float]]:
         return cluster.offers()
 
 
-@app.command()
+@app.command(rich_help_panel=panels.DATA)
 def grade(
     problems: Annotated[Path, typer.Option(help="File of problems.")],
     programs: Annotated[Path, typer.Option(help='JSONL of {"problem_id", "program"} lines; an answer counts as one.')],
@@ -165,7 +187,7 @@ def grade(
         raise EnvironmentFault(f"{errors} programs could not be judged: see `error` in {out}.")
 
 
-@app.command()
+@app.command(rich_help_panel=panels.MACHINE, short_help="Look at this machine; say how to fix what is wrong.")
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Machine-readable findings.")] = False) -> None:
     """Look at this machine: versions, Docker, devices, shared memory, disk; say how to fix what is wrong.
 
@@ -190,22 +212,4 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Machine-readabl
 
 def main() -> None:
     """Run the command line; turn the project's errors into a message and an exit status."""
-    sys.exit(_status(app))
-
-
-def _status(command: Any) -> int:
-    console = Console(stderr=True)
-    try:
-        command(standalone_mode=True)
-    except SystemExit as end:  # typer turns a KeyboardInterrupt into this
-        status = end.code if isinstance(end.code, int) else 1
-        if status == INTERRUPTED:
-            console.print("[yellow]interrupted; what was written is kept[/yellow]")
-        return status
-    except (CheckpointError, ConfigError, DataError, ModelError) as error:
-        console.print(f"[bold red]error:[/bold red] {escape(str(error))}", highlight=False, soft_wrap=True)
-        return 2
-    except PgrpoError as error:
-        console.print(f"[bold red]error:[/bold red] {escape(str(error))}", highlight=False, soft_wrap=True)
-        return 1
-    return 0
+    sys.exit(failures.status_of(app, sys.argv[1:]))

@@ -7,20 +7,22 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from pgrpo_ray.cli import completion, panels
 from pgrpo_ray.config.base import apply_override, load_tree, parse_tree
 
 app = typer.Typer()
 """Its commands are the root's: `cli` adds it without a name."""
 
 
-@app.command("eval")
+@app.command("eval", rich_help_panel=panels.LOOK)
 def evaluate(
     model: Annotated[str | None, typer.Option(help="Folder, hub name, or `starter`.")] = None,
     benchmark: Annotated[
         str | None,
         typer.Option(
             help="humaneval, humaneval_plus, mbpp, mbpp_plus, livecodebench, bigcodebench, math500, minerva, aime24, "
-            "gsm8k, or jsonl (our own format; with --data starter the default)."
+            "gsm8k, or jsonl (our own format; with --data starter the default).",
+            autocompletion=completion.benchmark_names,
         ),
     ] = None,
     data: Annotated[
@@ -45,7 +47,10 @@ def evaluate(
         bool, typer.Option("--skip-missing-libs", help="Leave out problems whose libraries the sandbox lacks.")
     ] = False,
     out: Annotated[Path | None, typer.Option(help="Folder; default evaluations/<model>/<benchmark>.")] = None,
-    config: Annotated[Path | None, typer.Option(help="YAML file, such as cluster/evaluation.yaml.")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="YAML file, such as cluster/evaluation.yaml.", autocompletion=completion.config_files),
+    ] = None,
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="A.B=C", help="Override one key, such as rollout.num_workers=8."),
@@ -66,7 +71,6 @@ def evaluate(
         pgrpo eval --benchmark mbpp --data mbpp.jsonl --solutions reference
     """
     from pgrpo_ray.config.evaluation_job import EvaluationConfig
-    from pgrpo_ray.jobs import evaluation
 
     given = {
         "policy.model": model,
@@ -96,10 +100,12 @@ def evaluate(
             apply_override(values, change)
         resolved = parse_tree(EvaluationConfig, values, where="eval")
         resolved.check()
+    from pgrpo_ray.jobs import evaluation
+
     evaluation.evaluate(resolved, Console())
 
 
-@app.command()
+@app.command(rich_help_panel=panels.LOOK)
 def compare(
     first: Annotated[Path, typer.Argument(metavar="A", help="Result of `pgrpo eval`, or a folder of several.")],
     second: Annotated[Path, typer.Argument(metavar="B", help="The same of the other model.")],

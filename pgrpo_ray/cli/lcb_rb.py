@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from pgrpo_ray.cli import completion
 from pgrpo_ray.errors import ConfigError
 
 app = typer.Typer(help="Build LCB-RB, a benchmark of reasoning pairs, and score models on it.", no_args_is_help=True)
@@ -19,7 +20,12 @@ Overrides = Annotated[
 
 @app.command()
 def build(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file, such as cluster/lcb-rb.yaml")],
+    config: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CONFIG", help="YAML file, such as cluster/lcb-rb.yaml", autocompletion=completion.config_files
+        ),
+    ],
     overrides: Overrides = None,
 ) -> None:
     """Build the benchmark: sample a policy (or read a run's samples), judge, pair, balance.
@@ -35,9 +41,11 @@ def build(
     """
     from pgrpo_ray.config.base import load_tree
     from pgrpo_ray.config.lcb_rb import LcbRbConfig
+
+    resolved = load_tree(LcbRbConfig, config, overrides)
     from pgrpo_ray.jobs import lcb_rb
 
-    lcb_rb.build(load_tree(LcbRbConfig, config, overrides), Console())
+    lcb_rb.build(resolved, Console())
 
 
 @app.command()
@@ -72,7 +80,6 @@ def score(
     """
     from pgrpo_ray.config.base import load_tree, parse_tree
     from pgrpo_ray.config.lcb_rb import LcbRbConfig, ScoreConfig
-    from pgrpo_ray.jobs import lcb_rb_score
 
     scoring = scoring_values(dtype, device, batch_size, max_length_tokens, seed)
     config = parse_tree(ScoreConfig, {"scoring": scoring}, where="score")
@@ -83,6 +90,8 @@ def score(
     elif overrides:
         raise ConfigError("--set overrides the judge's config, and there is none. Give --judge CONFIG.")
     target = out or file.with_name(f"{file.name}.scores.json")
+    from pgrpo_ray.jobs import lcb_rb_score
+
     lcb_rb_score.score(file, reward_model, section, config, baselines, target, Console())
 
 

@@ -6,10 +6,12 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from pgrpo_ray.cli import panels
+
 app = typer.Typer()
 
 
-@app.command()
+@app.command(rich_help_panel=panels.LOOK)
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, such as runs/local.")],
     out: Annotated[Path, typer.Option(help="HTML page to write.")] = Path("report.html"),

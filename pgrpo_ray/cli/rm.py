@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from pgrpo_ray.cli import completion
 from pgrpo_ray.cli.lcb_rb import scoring_values
 from pgrpo_ray.config import load_tree, parse_tree
 from pgrpo_ray.config.base import apply_override
@@ -16,7 +17,12 @@ app = typer.Typer(help="Make, train, serve and probe the reward model that score
 
 @app.command()
 def pairs(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file, such as cluster/pairs.yaml")],
+    config: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CONFIG", help="YAML file, such as cluster/pairs.yaml", autocompletion=completion.config_files
+        ),
+    ],
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="A.B=C", help="Override one key, such as chat.concurrency=64. May be repeated."),
@@ -35,9 +41,11 @@ def pairs(
             --set chat.base_url=http://localhost:8000/v1 --set chat.model=my-model --set problems.file=my.jsonl
     """
     from pgrpo_ray.config.pairs import PairsConfig
+
+    resolved = load_tree(PairsConfig, config, overrides)
     from pgrpo_ray.jobs import pairs as job
 
-    job.make(load_tree(PairsConfig, config, overrides), Console())
+    job.make(resolved, Console())
 
 
 @app.command()
@@ -57,7 +65,14 @@ def inspect(
 
 @app.command("train")
 def train_reward_model(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file, such as cluster/reward-model.yaml")],
+    config: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CONFIG",
+            help="YAML file, such as cluster/reward-model.yaml",
+            autocompletion=completion.config_files,
+        ),
+    ],
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="A.B=C", help="Override one key, such as schedule.epochs=2. May be repeated."),
@@ -74,9 +89,11 @@ def train_reward_model(
         pgrpo rm train cluster/reward-model.yaml --set data.pairs=pairs.parquet --set model.base=/models/my-coder
     """
     from pgrpo_ray.config.rm_training import RewardTrainingConfig
+
+    resolved = load_tree(RewardTrainingConfig, config, overrides)
     from pgrpo_ray.jobs import rm_training
 
-    rm_training.train_reward_model(load_tree(RewardTrainingConfig, config, overrides), Console())
+    rm_training.train_reward_model(resolved, Console())
 
 
 @app.command()
@@ -114,7 +131,6 @@ def probe(
     """
     from pgrpo_ray.config.lcb_rb import ProbeConfig
     from pgrpo_ray.errors import ConfigError
-    from pgrpo_ray.jobs import probing
 
     if reasonings is not None and problems is not None:
         raise ConfigError("--reasonings and --problems both name what to start from. Give one of them.")
@@ -126,12 +142,17 @@ def probe(
     for override in overrides or []:
         apply_override(values, override)
     config = parse_tree(ProbeConfig, values, where="probe")
+    from pgrpo_ray.jobs import probing
+
     probing.probe(reward_model, reasonings, problems, config, out, Console())
 
 
 @app.command()
 def serve(
-    config: Annotated[Path | None, typer.Argument(metavar="CONFIG", help="YAML file; none: defaults.")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Argument(metavar="CONFIG", help="YAML file; none: defaults.", autocompletion=completion.config_files),
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Folder, hub name, or `starter`.")] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on; 127.0.0.1 is this machine alone.")] = None,
     port: Annotated[int | None, typer.Option(help="0: any free one.")] = None,
@@ -153,7 +174,6 @@ def serve(
         pgrpo rm serve --model /models/my-reward-model --replicas 2 --set reward_model.gpus=1
     """
     from pgrpo_ray.config.serving import ServingConfig
-    from pgrpo_ray.jobs import serving
 
     given = {
         "reward_model": {"model": model, "replicas": replicas, "backend": backend},
@@ -174,4 +194,6 @@ def serve(
             apply_override(values, change)
         resolved = parse_tree(ServingConfig, values, where="rm serve")
         resolved.check()
+    from pgrpo_ray.jobs import serving
+
     serving.serve(resolved, Console())

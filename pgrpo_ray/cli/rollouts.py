@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from pgrpo_ray.cli import panels
 from pgrpo_ray.errors import ConfigError
 
 app = typer.Typer()
@@ -14,7 +15,7 @@ app = typer.Typer()
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, such as runs/local.")]
 
 
-@app.command()
+@app.command(rich_help_panel=panels.LOOK)
 def rollouts(
     folder: RunFolder,
     names: Annotated[
@@ -88,7 +89,7 @@ def rollouts(
         rollouts_shown.show_two(first, second, console)
 
 
-@app.command()
+@app.command(rich_help_panel=panels.LOOK)
 def replay(
     folder: RunFolder,
     step: Annotated[int | None, typer.Option(min=1, help="This step in detail; default all steps.")] = None,

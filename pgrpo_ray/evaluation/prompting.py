@@ -66,7 +66,9 @@ def load_prompt_file(name: str, path: str | Path | None = None) -> PromptFile:
     try:
         prompt = PromptFile(file.name, file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--template {file}: cannot be read: {error}", path="prompt.template") from error
+        reason = getattr(error, "strerror", None) or "no UTF-8 text"
+        message = f"--template {file}: cannot be read ({reason}). Give the path of a prompt file (docs/evaluation.md)."
+        raise ConfigError(message, path="prompt.template") from error
     parts = _PART.split(prompt.text)
     titles = parts[1::2]
     if parts[0].strip() or titles not in (["user"], ["system", "user"]):

@@ -127,7 +127,7 @@ def _read(config: EvaluationConfig, data: Sequence[str]) -> tuple[list[Item], li
         if without:
             raise DataError(
                 f"{len(without)} problems have no reference solution, such as {without[0]!r}, and --solutions needs "
-                "one of each.",
+                "one of each. Leave --solutions out, or give a file that has them.",
                 data[0],
             )
     return items, kept

@@ -22,7 +22,7 @@ TEMPLATES = Path(schema.__file__).parents[1] / "templates"
 def write_page(file: Path, out: Path, sample: int | None, seed: int, console: Console) -> int:
     """Write the page for the pairs of `file`, return how many it shows. Raises `DataError`, `EnvironmentFault`."""
     pairs = schema.read_pairs(file)
-    check_out(out)
+    check_out(out, inputs=[file])
     rng = random.Random(f"review/{seed}")
     shown = rng.sample(pairs, min(sample or len(pairs), len(pairs)))
     page = render(shown, f"{file.parent.name}/{file.name}", seed)

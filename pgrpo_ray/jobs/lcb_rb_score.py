@@ -63,7 +63,7 @@ def score(
             path="starter",
         )
     prompt = judging.load_prompt(judging.PREFERENCE, judge.preference_prompt) if judge else None
-    check_out(out)
+    check_out(out, inputs=[file])
     scored: dict[str, Scored] = {}
     with interruptible():
         if reward_model == STARTER:
@@ -305,7 +305,7 @@ def agree(files: Sequence[Path], human: Path | None, seed: int, out: Path | None
         raise DataError("is the only rater. Give a second file, or a person's decisions with --human.", str(files[0]))
     names = list(raters)
     if out is not None:
-        check_out(out)
+        check_out(out, inputs=[*files, *([human] if human else [])])
     found = []
     table = Table()
     for name in ("first", "second", "both rated", "agree", "kappa", "95 % interval"):

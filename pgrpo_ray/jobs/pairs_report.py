@@ -24,7 +24,7 @@ def examine_file(path: Path) -> ShortcutReport:
 def inspect(path: Path, out: Path | None, console: Console) -> ShortcutReport:
     """Show what shortcuts tell of any file of pairs; write it as JSON to `out` where that is given."""
     if out is not None:
-        check_out(out)
+        check_out(out, inputs=[path])
     report = examine_file(path)
     if out is not None:
         write_out(out, json.dumps({"file": str(path)} | report.to_json(), indent=2) + "\n")

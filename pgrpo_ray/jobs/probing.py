@@ -37,7 +37,7 @@ def probe(
 ) -> dict[str, Any]:
     """Probe `reward_model` (a folder, hub name or `starter`), write the report to `out`, print and return it."""
     section, scoring = config.probe, config.scoring
-    check_out(out)
+    check_out(out, inputs=[file for file in (reasonings, problems) if file])
     if reasonings is not None:
         honest, admits = read_honest(reasonings), _admit_all
         source = str(reasonings)

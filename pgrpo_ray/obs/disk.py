@@ -10,7 +10,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import count
 from pathlib import Path
 from typing import IO, Any
@@ -114,12 +114,14 @@ def move_aside(folder: Path) -> Path | None:
     return folder.rename(first_free(lambda number: folder.with_name(f"{folder.name}.{number}")))
 
 
-def check_out(out: Path, setting: str = "--out") -> None:
+def check_out(out: Path, setting: str = "--out", inputs: Iterable[Path] = ()) -> None:
     """Prove that the file `out` can be written, before anything expensive; make its folder. Raises `EnvironmentFault`.
 
-    `setting`: what names the file.
+    `setting`: what names the file; `inputs`: files that are read, none of which it may be (`ConfigError`).
     """
     where = f"{setting} {out}: cannot be written"
+    if any(out.exists() and path.exists() and out.samefile(path) for path in inputs):
+        raise ConfigError(f"{where}: it is also read, and would be overwritten. Name another file.", path=setting)
     if out.exists() and not out.is_file():
         raise EnvironmentFault(f"{where}: it exists and is no regular file. Name a file to write.")
     try:
