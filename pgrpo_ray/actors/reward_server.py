@@ -24,7 +24,7 @@ from typing import Any
 
 import ray
 from ray import serve
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.serve.exceptions import DeploymentUnavailableError, RayServeException
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -42,6 +42,9 @@ HEALTH_TIMEOUT_S = 60.0
 """For a replica to answer Serve's look. Ours: the loop of a replica on a busy machine may be late, not dead."""
 POLL_S = 0.1
 """Between two looks at a deployment that starts."""
+UNKNOWN_S = 3.0
+"""For which Serve may not know an application that it was given before it is given again. It knows one at once, unless
+it is being shut down by another run that has ended; then it drops what it is given without a word."""
 CALLS_PER_REPLICA = 2
 """Bundles of requests on their way: one that is scored and one that is next, so that no replica waits for work."""
 MAX_CALLS = 4096
@@ -194,7 +197,16 @@ class RewardServer:
                 f"this Ray cluster has a Serve application named {self.name!r} already. Choose another name, or end "
                 f"that one (`serve status` shows it)."
             )
-        self._started_serve, self._deployed = running is None, True
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        # Restarted where it alone dies, as it ends with this process in any case.
+        alive = {"max_restarts": -1, "max_task_retries": -1}
+        self._lifeline = ray.remote(num_cpus=0, scheduling_strategy=here, **alive)(Lifeline).remote()
+        self._deployed = True
+        self._give(running)
+
+    def _give(self, running: dict[str, Any] | None) -> None:
+        """Give Serve the application; start Serve where none is running. `wait_ready` looks whether it was taken."""
+        self._started_serve |= running is None
         serve.start(proxy_location="Disabled", logging_config={"log_level": "ERROR"})
         logging.getLogger("ray.serve").setLevel(logging.ERROR)  # starting it sets its own
         section = self._section
@@ -215,18 +227,22 @@ class RewardServer:
             max_constructor_retry_count=1,  # what fails there is the model, and fails again
             logging_config={"log_level": "ERROR", "enable_access_log": False},
         )(RewardReplica)
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        # Restarted where it alone dies, as it ends with this process in any case.
-        alive = {"max_restarts": -1, "max_task_retries": -1}
-        self._lifeline = ray.remote(num_cpus=0, scheduling_strategy=here, **alive)(Lifeline).remote()
         replica = deployment.bind(section, self._version, self._lifeline, self.name, self._started_serve)
         target = serve.RunTarget(replica, name=self.name, route_prefix=None)
-        (self._handle,) = serve.run_many([target], wait_for_applications_running=False)
+        waits_for = {"wait_for_ingress_deployment_creation": False, "wait_for_applications_running": False}
+        with contextlib.suppress(RayActorError):  # the end of a Serve that was being shut down
+            (self._handle,) = serve.run_many([target], **waits_for)
 
     def wait_ready(self, timeout_s: float) -> Any:
         """Return the `ServedModel` once every replica has loaded it. Raises `EnvironmentFault` with the cause."""
-        deadline = time.monotonic() + timeout_s
+        known = time.monotonic()
+        deadline = known + timeout_s
         while (status := self._status()) is None or status.status != "RUNNING":
+            if status is not None:
+                known = time.monotonic()
+            elif time.monotonic() - known > UNKNOWN_S:
+                self._give(_applications())
+                known = time.monotonic()
             if status is not None and status.status in ("DEPLOY_FAILED", "UNHEALTHY"):
                 raise EnvironmentFault(f"reward server: its replicas cannot start: {_cause(status)}")
             if time.monotonic() > deadline:
@@ -337,7 +353,9 @@ def _applications() -> dict[str, Any] | None:
         ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
     except ValueError:
         return None
-    return serve.status().applications
+    with contextlib.suppress(RayActorError):  # it ends just now
+        return serve.status().applications
+    return None
 
 
 def _cause(status: Any) -> str:

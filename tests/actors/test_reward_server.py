@@ -70,6 +70,16 @@ def server(folder, local_ray):
     server.close(cluster_ends=False)
 
 
+def test_one_that_is_deployed_while_another_run_shuts_serve_down_comes_up(folder, local_ray):
+    first = started(folder, "of-a-run-that-ends", 1)
+    first.wait_ready(120)
+    controller = ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
+    ray.get(controller.graceful_shutdown.remote(wait=False))
+    second = started(folder, "of-a-run-that-begins", 1)
+    assert second.wait_ready(120).version == folder_version(Path(folder))
+    second.close(cluster_ends=False)
+
+
 @pytest.fixture(scope="module")
 def scorer(folder):
     return RewardScorer(RewardModelSection(model=str(folder)))
