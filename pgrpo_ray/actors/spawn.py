@@ -135,9 +135,9 @@ def check_room(config: RunConfig, *, fewer: bool = False) -> list[Node]:
                     return judging
             if late:
                 break
-            if not asked:
-                request_resources(bundles=[*(dict(bundle.takes) for bundle in wanted), {RESOURCE: 1}])
-                asked = True
+            # Each time, as a cluster keeps one such wish: another run that waits puts its own in this one's place.
+            request_resources(bundles=[*(dict(bundle.takes) for bundle in wanted), {RESOURCE: 1}])
+            asked = True
             time.sleep(NODES_PAUSE_S)
     finally:
         if asked:  # an autoscaler would keep such nodes for ever

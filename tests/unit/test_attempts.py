@@ -126,10 +126,12 @@ def test_room_for_fewer_is_enough_and_none_is_waited_for(monkeypatch):
     later = iter([learners, learners, learners | {"b": {"CPU": 1, "rollout": 1}}])
     monkeypatch.setattr(spawn, "offers", lambda: next(later))
     monkeypatch.setattr(spawn, "sandbox_nodes", lambda config: ["c"])
-    monkeypatch.setattr(spawn, "request_resources", lambda bundles: None)
+    wishes = []
+    monkeypatch.setattr(spawn, "request_resources", lambda bundles: wishes.append(len(bundles)))
     monkeypatch.setattr(spawn, "NODES_PAUSE_S", 0.0)
     assert spawn.check_room(config, fewer=True) == ["c"]
     assert next(later, None) is None
+    assert wishes == [10, 10, 0]  # all of them, each time, as another run's wish may have taken its place; then none
     monkeypatch.setattr(spawn, "offers", lambda: learners)
     hasty = config.model_copy(update={"cluster": config.cluster.model_copy(update={"wait_for_nodes_s": 0.0})})
     with pytest.raises(EnvironmentFault, match=r"rollout: 4 times .* the nodes can hold 0\. .*nodes are a: 5 CPU"):
