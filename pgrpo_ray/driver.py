@@ -55,6 +55,7 @@ from pgrpo_ray.config import RunConfig, derive
 from pgrpo_ray.data import arrow
 from pgrpo_ray.data.digests import digest_of
 from pgrpo_ray.data.ledger import FATES, NO_GRADIENT, TRAINED
+from pgrpo_ray.data.recorded_run import RecordedRun
 from pgrpo_ray.data.run_state import RunState, SavedEstimate, fingerprint
 from pgrpo_ray.data.scalars import Columns, to_columns, to_reward_table
 from pgrpo_ray.errors import CorruptionError, LostError, MismatchError, PgrpoError, StageError
@@ -63,6 +64,7 @@ from pgrpo_ray.learner.shares import Places, share_of
 from pgrpo_ray.obs.checkpoints import Checkpoint, CheckpointStore
 from pgrpo_ray.obs.disk import explain_full_disk
 from pgrpo_ray.obs.display import HEADER, Display
+from pgrpo_ray.obs.hacking import HackingMonitor, read_probe
 from pgrpo_ray.obs.metrics import batch_metrics
 from pgrpo_ray.obs.run_log import RunLog
 from pgrpo_ray.obs.timeline import Timeline
@@ -157,6 +159,8 @@ class Driver:
         """Taken."""
         self._before: Estimate | None = None
         self._repeats = Repeats()
+        probe = config.monitor.probe
+        self._monitor = HackingMonitor(config.monitor, read_probe(probe) if probe else None)
         self._writing: Any = None
         self._data = resumed[1].data if resumed else fingerprint(problems)  # whoever resumes has compared them
         store = CheckpointStore(config.checkpoint_root)
@@ -251,6 +255,8 @@ class Driver:
         self._steps, self._policy_version = state.step, state.policy_version
         self._before = None if state.before is None else Estimate(**state.before.model_dump())
         self._backlog.restore(state)
+        for metrics in RecordedRun(self._log.folder).metrics:  # which the log was rewound to
+            self._monitor.observe(metrics["step"], metrics)
         self._display.note(f"going on after step {state.step}, from {checkpoint.folder}")
 
     def _record_ledger(self, step: int | None) -> None:
@@ -273,7 +279,7 @@ class Driver:
         seconds = time.monotonic() - started
         busy, counts = self._timeline.take(), self._fleet.pools.counts()
         tokens = float(batch.columns["response_length"].sum())
-        return {
+        metrics = {
             **metrics,
             **{f"advantage_share_{term}": share for term, share in batch.shares.items()},
             **learned,
@@ -289,6 +295,16 @@ class Driver:
             "judged_again": counts.judged_again,
             "worker_restarts": self._crew.take_restarts(),
         }
+        return metrics | self._watch(step, metrics, batch.columns)
+
+    def _watch(self, step: int, metrics: dict[str, float], columns: Columns) -> dict[str, float]:
+        """Look for signs of reward hacking; say what has begun and what is over."""
+        observed = self._monitor.observe(step, metrics, lambda: columns)
+        for finding in observed.begun:
+            self._display.note(f"[yellow]step {step}: a sign of reward hacking, {escape(str(finding))}[/yellow]")
+        for finding in observed.over:
+            self._display.note(f"step {step}: no longer so, {finding.name} of step {finding.step}")
+        return observed.metrics
 
     def _collect(self, step: int) -> tuple[Batch, float]:
         """Return the step's rewarded batch, and when the last of its rollouts was sampled."""

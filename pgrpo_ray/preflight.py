@@ -17,6 +17,7 @@ from pgrpo_ray.config.memory import ModelShape
 from pgrpo_ray.data.model_files import require_weights
 from pgrpo_ray.errors import ConfigError, DataError, EnvironmentFault, ModelError, SandboxError
 from pgrpo_ray.obs.disk import check_free
+from pgrpo_ray.obs.hacking import read_probe
 from pgrpo_ray.types import Problem, TestStyle
 
 
@@ -98,6 +99,8 @@ class Examined:
 def examine(config: RunConfig) -> Examined:
     """Check disk, sandbox, and all data and models that the config names, cheapest first."""
     reward = plan_reward(config)
+    if config.monitor.probe:
+        read_probe(config.monitor.probe)
     check_disk(config, reward.uses_starter(config))
     check_devices(reward.sized(config))
     problems = None if config.data.problems == STARTER else load_problem_sets(config)

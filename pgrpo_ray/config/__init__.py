@@ -4,6 +4,7 @@ A tree a file: `run` is a training run's; the others belong to the commands they
 """
 
 from pgrpo_ray.config.base import ConfigTree, Section, apply_override, dump_tree, load_tree, parse_tree
+from pgrpo_ray.config.monitor import MonitorSection
 from pgrpo_ray.config.run import (
     DEFAULT_SYSTEM_PROMPT,
     MATHS_SYSTEM_PROMPT,
@@ -42,6 +43,7 @@ __all__ = [
     "Derived",
     "EvaluationSection",
     "LearnerSection",
+    "MonitorSection",
     "PolicySection",
     "RewardModelSection",
     "RolloutSection",

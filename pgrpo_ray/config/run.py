@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from pgrpo_ray.config.base import ConfigTree, FolderName, Section, load_tree, parse_tree
+from pgrpo_ray.config.monitor import MonitorSection
 from pgrpo_ray.errors import ConfigError
 
 STARTER = "starter"
@@ -385,7 +386,7 @@ class StarterSection(Section):
 
 
 FREE_TO_CHANGE = {
-    *("sandbox", "sync", "evaluation", "checkpoint", "cluster"),
+    *("sandbox", "sync", "evaluation", "checkpoint", "cluster", "monitor"),
     *("run.name", "run.dir", "run.steps", "run.max_rollouts", "run.trace", "run.min_free_mib"),
     *("rollout.num_workers", "rollout.gpus_per_worker", "rollout.threads_per_worker", "rollout.max_concurrent"),
     *("rollout.kv_cache_mib", "rollout.enforce_eager"),
@@ -412,6 +413,7 @@ class RunConfig(ConfigTree):
     evaluation: EvaluationSection = EvaluationSection()
     checkpoint: CheckpointSection = CheckpointSection()
     cluster: ClusterSection = ClusterSection()
+    monitor: MonitorSection = MonitorSection()
     starter: StarterSection = StarterSection()
 
     @property

@@ -13,6 +13,7 @@ import pyarrow as pa
 from pgrpo_ray.data.arrow import THINKING_SCHEMA, build_table, list_lengths, reward_table
 from pgrpo_ray.data.digests import prompt_digest, row_digest
 from pgrpo_ray.data.padding import TOKEN_COLUMNS, row_views
+from pgrpo_ray.data.wording import wording
 
 Columns = dict[str, np.ndarray]
 """One array a column, one entry a rollout."""
@@ -23,7 +24,7 @@ _FROM_VERDICT = ("verdict", "tests_passed", "tests_total", "execution_error")
 
 def scalar_table(rollouts: pa.Table, verdicts: pa.Table) -> pa.Table:
     """Return the scalar columns of judged groups, with `prompt_length` and `response_length` in tokens, and
-    `prompt_digest` and `row_digest` as `data.digests` says."""
+    `prompt_digest` and `row_digest` as `data.digests` says, and what `data.wording` says of the reasoning."""
     prompts, responses, logprobs = (row_views([rollouts], name) for name in TOKEN_COLUMNS)
     return pa.table(
         {name: rollouts[name] for name in _FROM_ROLLOUT}
@@ -34,6 +35,7 @@ def scalar_table(rollouts: pa.Table, verdicts: pa.Table) -> pa.Table:
             "prompt_digest": np.array([prompt_digest(ids) for ids in prompts], np.int64),
             "row_digest": np.array([*map(row_digest, prompts, responses, logprobs)], np.int64),
         }
+        | wording(rollouts["thinking"].to_pylist())
     )
 
 

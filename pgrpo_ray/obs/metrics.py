@@ -21,6 +21,7 @@ def batch_metrics(columns: Columns, group_index: np.ndarray, learner_version: in
     known = kept & ~np.isnan(thinking)
     with_gradient = np.unique(group_index[kept & (columns["advantage"] != 0)])
     lengths = columns["response_length"]
+    worded = ~np.isnan(columns["phrases_repeated_frac"])
     return {
         "issued": len(kept),
         "dropped": int((~kept).sum()),
@@ -36,6 +37,8 @@ def batch_metrics(columns: Columns, group_index: np.ndarray, learner_version: in
         "reward_other": _mean(columns["reward_other"][kept]),
         "masked": int((columns["masked"] != "").sum()),
         "no_gradient_groups_frac": 1.0 - len(with_gradient) / len(np.unique(group_index)),
+        "phrases_repeated_frac": _mean(columns["phrases_repeated_frac"][worded]),
+        "same_words_frac": _mean(shared_wording(columns["problem_id"], columns["wording_digest"])[worded]),
         "response_tokens_mean": _mean(lengths),
         "response_tokens_max": float(lengths.max()),
         "prompt_tokens_mean": _mean(columns["prompt_length"]),
@@ -43,6 +46,17 @@ def batch_metrics(columns: Columns, group_index: np.ndarray, learner_version: in
         "staleness_max": float(learner_version - columns["policy_version"].min()),
         **{f"verdict_{verdict}": _mean((columns["verdict"] == verdict)[kept]) for verdict in Verdict},
     }
+
+
+def shared_wording(problem_id: np.ndarray, digest: np.ndarray) -> np.ndarray:
+    """Return which rollouts, bool [N], reason in the very words of one about another problem; without reasoning, none.
+
+    `digest`: of the words, as `data.wording` says, negative where there is no reasoning.
+    """
+    problems: dict[int, set[str]] = {}
+    for name, words in zip(problem_id, digest, strict=True):
+        problems.setdefault(int(words), set()).add(name)
+    return np.array([words >= 0 and len(problems[int(words)]) > 1 for words in digest], dtype=bool)
 
 
 def _mean(values: np.ndarray) -> float:

@@ -24,6 +24,9 @@ def columns(**changes):
         "prompt_length": np.array([5, 5, 7, 7]),
         "finish_reason": np.array(["stop", "length", "stop", "stop"], dtype=object),
         "policy_version": np.array([3, 3, 3, 3]),
+        "problem_id": np.array(["a", "a", "b", "b"], dtype=object),
+        "phrases_repeated_frac": np.array([0.5, 0.0, 0.1, np.nan]),
+        "wording_digest": np.array([7, 8, 7, -1]),
     }
     return base | changes
 
@@ -41,6 +44,8 @@ def test_a_batch_worked_out_by_hand():
     assert metrics["response_tokens_mean"] == 25.0
     assert metrics["cut_frac"] == 0.25
     assert metrics["staleness_max"] == 1.0
+    assert math.isclose(metrics["phrases_repeated_frac"], 0.2)
+    assert math.isclose(metrics["same_words_frac"], 2 / 3)  # the first and the third, about different problems
     assert math.isclose(metrics["verdict_wrong_answer"], 1 / 3)
 
 
