@@ -16,6 +16,7 @@ from pgrpo_ray.config import SANDBOX_OVERHEAD_MIB, STARTER, RunConfig, derive
 from pgrpo_ray.config.memory import ModelShape
 from pgrpo_ray.data.model_files import require_weights
 from pgrpo_ray.errors import ConfigError, DataError, EnvironmentFault, ModelError, SandboxError
+from pgrpo_ray.obs.checkpoints import CheckpointStore
 from pgrpo_ray.obs.disk import check_free
 from pgrpo_ray.obs.hacking import read_probe
 from pgrpo_ray.types import Problem, TestStyle
@@ -166,14 +167,19 @@ def check_devices(config: RunConfig) -> None:
 def check_disk(config: RunConfig, uses_starter: bool) -> None:
     """Raise `EnvironmentFault` unless the run's folder can be made and has `run.min_free_mib` free.
 
-    Raises `ConfigError` for one inside of what Ray unpacked for a job, which Ray removes after it.
+    Raises `ConfigError` for it, or a folder of checkpoints, inside of what Ray unpacked for a job, which Ray removes
+    after it.
     """
-    if UPLOADED in Path(config.run.dir).absolute().parts:
-        raise ConfigError(
-            f"run.dir={config.run.dir!r} is relative to this job's copy of its working_dir, which Ray removes after "
-            "the job with all that is in it. Name a folder that all nodes share: --set run.dir=/shared/runs.",
-            path="run.dir",
-        )
+    folders = {"run.dir": config.run.dir}
+    if config.checkpoint.dir is not None and "://" not in config.checkpoint.dir:
+        folders["checkpoint.dir"] = config.checkpoint.dir
+    for path, folder in folders.items():
+        if UPLOADED in Path(folder).absolute().parts:
+            raise ConfigError(
+                f"{path}={folder!r} is relative to this job's copy of its working_dir, which Ray removes after the job "
+                f"with all that is in it. Name a folder that all nodes share: --set {path}=/shared/runs.",
+                path=path,
+            )
     _check_folder(Path(config.run.dir), "run.dir", "--set run.dir=FOLDER", config.run.min_free_mib)
     if uses_starter:
         _check_folder(cache_folder(), "the starter's cache", "PGRPO_CACHE=FOLDER", config.run.min_free_mib)
@@ -186,7 +192,9 @@ def check_checkpoint_room(config: RunConfig, policy: ModelFacts) -> None:
         return
     each_mib = policy.num_parameters * CHECKPOINT_BYTES >> 20
     kept = section.keep + 2  # the best, and the one that is being written
-    there_mib = sum(file.stat().st_size for file in Path(root).glob("step-*/*")) >> 20  # of a run that is resumed
+    # Of a run that is resumed. What it superseded stays, so its room does not come back.
+    own = CheckpointStore(root).names()
+    there_mib = sum(file.stat().st_size for name in own for file in (Path(root) / name).iterdir()) >> 20
     existing = next(parent for parent in (Path(root).absolute(), *Path(root).absolute().parents) if parent.exists())
     free_mib = shutil.disk_usage(existing).free >> 20
     wanted_mib = kept * each_mib - there_mib

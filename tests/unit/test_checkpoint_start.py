@@ -8,7 +8,7 @@ from rich.console import Console
 
 from pgrpo_ray import launch, preflight
 from pgrpo_ray.config import parse
-from pgrpo_ray.errors import EnvironmentFault
+from pgrpo_ray.errors import ConfigError, EnvironmentFault
 from pgrpo_ray.obs.checkpoints import STATE, CheckpointStore, put_file
 
 MODEL = preflight.ModelFacts(num_parameters=1 << 20, max_positions=None)
@@ -53,6 +53,42 @@ def test_what_a_run_that_is_resumed_has_written_counts(tmp_path, free_mib):
     write_checkpoint(config(tmp_path), 1)
     free_mib(48)
     preflight.check_checkpoint_room(config(tmp_path, keep=3), MODEL)
+
+
+def test_what_a_resume_superseded_stays_and_does_not_count(tmp_path, free_mib):
+    write_checkpoint(config(tmp_path), 1)
+    write_checkpoint(config(tmp_path), 2)
+    CheckpointStore(config(tmp_path).checkpoint_root).supersede(1)
+    free_mib(48)
+    preflight.check_checkpoint_room(config(tmp_path, keep=3), MODEL)
+    free_mib(47)
+    with pytest.raises(EnvironmentFault, match=r"take 48 MiB more\. Free"):
+        preflight.check_checkpoint_room(config(tmp_path, keep=3), MODEL)
+
+
+@pytest.mark.parametrize(
+    ("run_dir", "checkpoint_dir", "refused"),
+    [
+        ("runs", None, "run.dir"),
+        ("{shared}", "checkpoints", "checkpoint.dir"),
+        ("{shared}", "{shared}", None),
+        ("{shared}", "memory://bucket", None),
+        ("{shared}", None, None),
+    ],
+)
+def test_nothing_is_kept_in_what_ray_removes_after_a_job(tmp_path, monkeypatch, run_dir, checkpoint_dir, refused):
+    unpacked = tmp_path / "runtime_resources" / "working_dir_files" / "_ray_pkg_0"
+    unpacked.mkdir(parents=True)
+    monkeypatch.chdir(unpacked)
+    shared = str(tmp_path / "shared")
+    named = checkpoint_dir and checkpoint_dir.format(shared=shared)
+    mine = parse({"run": {"dir": run_dir.format(shared=shared)}, "checkpoint": {"dir": named}})
+    if refused is None:
+        preflight.check_disk(mine, uses_starter=False)
+        return
+    with pytest.raises(ConfigError, match=rf"{refused}='\w+' is relative .* --set {refused}=") as caught:
+        preflight.check_disk(mine, uses_starter=False)
+    assert caught.value.path == refused
 
 
 def test_a_job_begins_where_there_is_no_checkpoint_and_goes_on_where_there_is_one(tmp_path, monkeypatch):
