@@ -40,8 +40,13 @@ if ray job submit --submission-id "$id" --runtime-env cluster/ray/runtime-env.ya
     exit 0
 fi
 # Ray's status is 1 whatever the job's was.
-for argument in "${submit[@]}"; do [ "${previous:-}" = --address ] && address=$argument; previous=$argument; done
-exec python - "$id" "${address:-}" <<'PYTHON'
+address='' previous=''
+for argument in "${submit[@]}"; do
+    case $argument in --address=*) address=${argument#*=} ;; esac
+    if [ "$previous" = --address ]; then address=$argument; fi
+    previous=$argument
+done
+exec python - "$id" "$address" <<'PYTHON'
 import sys
 from ray.job_submission import JobSubmissionClient
 try:

@@ -36,9 +36,10 @@ def problem(proc: Path = Path("/proc"), address_file: Path = ADDRESS_FILE) -> st
     ports = agent_ports(proc)
     if not ports:
         return f"{address_file} names a cluster, but no raylet runs"
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a container's http_proxy is for elsewhere
     for port in ports:
         try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/api/healthz", timeout=TIMEOUT_S).close()
+            direct.open(f"http://127.0.0.1:{port}/api/healthz", timeout=TIMEOUT_S).close()
         except OSError as error:
             return f"the node's agent on port {port}: {error}"
     return None

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 import zipfile
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -206,6 +207,15 @@ def health(folder: Path) -> str | None:
 
 
 def test_a_node_that_answers_is_healthy(node, tmp_path):
+    assert health(tmp_path) is None
+
+
+def test_a_proxy_is_not_asked(node, tmp_path, monkeypatch):
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(urllib.request, "_opener", None)  # one that was made before has the old environment
     assert health(tmp_path) is None
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 from typing import get_args
@@ -74,6 +75,28 @@ def test_a_node_that_judges_has_an_engine_that_its_user_may_use_before_it_is_set
     order += ["systemctl daemon-reload", "start docker.service", "\ndocker ", "\nmake setup"]
     places = [done.index(words) for words in order]
     assert places == sorted(places), done
+
+
+@pytest.mark.parametrize(
+    ("options", "asked"),
+    [
+        (["--address", "http://head:8265"], "http://head:8265"),
+        (["--no-wait", "--address=http://head:8265"], "http://head:8265"),
+        (["--no-wait"], ""),
+    ],
+)
+def test_a_jobs_status_is_asked_of_the_cluster_that_it_was_submitted_to(tmp_path, options, asked):
+    (tmp_path / "cluster").mkdir()
+    for name in ("submit.sh", "local.yaml"):
+        shutil.copy(CLUSTER / name, tmp_path / "cluster")
+    for name, script in {"ray": "exit 1", "python": 'cat >/dev/null; echo "asked <$3>"; exit 3'}.items():
+        (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    env = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "HOME": str(tmp_path)}
+    command = ["bash", tmp_path / "cluster" / "submit.sh", "cluster/local.yaml", *options, "--", "--resume-if-any"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 3, done.stderr
+    assert f"asked <{asked}>" in done.stdout
 
 
 def on_premise(tmp_path, action, inventory=INVENTORY):
