@@ -8,7 +8,6 @@ Never guesses: where the other arm reads what was not recorded, the rollout is c
 estimators that compare over the batch: its whole step) is left out of every comparison.
 """
 
-from collections import Counter
 from collections.abc import Mapping
 from heapq import nlargest
 from typing import Any
@@ -38,6 +37,8 @@ _DECIMALS = 6
 """Of advantages that are compared: closer ones differ by rounding alone. Ours."""
 _WHOLE_BATCH = ("reinforce_pp", "reinforce_pp_baseline")
 """Estimators in which every rollout of a batch bears on every other."""
+Tally = dict[str, float]
+"""Counts and sums by what they are of; those of several steps add up."""
 
 
 def replay(run: RecordedRun, changes: list[str], step: int | None, limit: int) -> dict[str, Any]:
@@ -55,22 +56,21 @@ def replay(run: RecordedRun, changes: list[str], step: int | None, limit: int) -
     steps = run.steps if step is None else [step]
     if not steps:
         raise DataError("has no rollouts of a step yet. Wait for the first step.", str(run.folder))
-    lines, total, most = [], Counter(), []
+    lines: list[dict[str, Any]] = []
+    most: list[dict[str, Any]] = []
+    total: Tally = {}
     for number in steps:
         table = run.rollouts(number, _NEEDED)
         columns = to_columns(table.select(_SCALARS)) | {"response_length": list_lengths(table["response_ids"])}
         groups = group_index(table)
         recorded = _reward(arms[0], columns, groups, own.algo.reward, number)
         check_recorded(table, columns | recorded.columns, str(run.folder), number)
-        if changes:
-            replayed = _reward(arms[1], columns, groups, other.algo.reward, number)
-            unknown = _unknown(arms[1], columns, own.sandbox.fail_fast)
-        else:
-            replayed, unknown = recorded, {}
+        replayed = _reward(arms[1], columns, groups, other.algo.reward, number) if changes else recorded
+        unknown = _unknown(arms[1], columns, own.sandbox.fail_fast)
         compared = _comparable(arms[1], unknown, groups)
         tally = _tally(columns, groups, recorded, replayed, unknown, compared)
         lines.append({"step": number, **_summary(tally)})
-        total.update(tally)
+        total = {key: total.get(key, 0) + value for key, value in tally.items()}
         if changes:
             changed = _most_changed(columns, number, recorded, replayed, compared, limit)
             most = nlargest(limit, most + changed, key=lambda row: abs(row["advantage_change"]))
@@ -78,7 +78,7 @@ def replay(run: RecordedRun, changes: list[str], step: int | None, limit: int) -
         "run": str(run.folder),
         "recorded": _described(own),
         "replayed": _described(other),
-        "would_record": _would_record(arms[1], own, total),
+        "would_record": _would_record(arms[1], total),
         "steps": lines,
         "total": _summary(total),
         "most_changed": most,
@@ -155,21 +155,21 @@ def _tally(
     replayed: Rewarded,
     unknown: Mapping[str, np.ndarray],
     compared: np.ndarray,
-) -> Counter:
+) -> Tally:
     """Counts and sums of one step, which add up over steps; `_summary` says what they mean."""
     sides = {"recorded": recorded, "replayed": replayed}
     both = compared & (recorded.columns["dropped"] == "") & (replayed.columns["dropped"] == "")
-    tally = Counter({"rollouts": len(groups), "groups": len(np.unique(groups))})
-    tally.update({f"unknown {name}": int(rows.sum()) for name, rows in unknown.items()})
-    tally.update({"compared": int(compared.sum()), "compared groups": len(np.unique(groups[compared]))})
+    tally: Tally = {"rollouts": len(groups), "groups": len(np.unique(groups))}
+    tally |= {f"unknown {name}": int(rows.sum()) for name, rows in unknown.items()}
+    tally |= {"compared": int(compared.sum()), "compared groups": len(np.unique(groups[compared]))}
     tally["both"] = int(both.sum())
     for side, rewarded in sides.items():
         made = rewarded.columns
         tally[f"{side} dropped"] = int((compared & (made["dropped"] != "")).sum())
         tally[f"{side} masked"] = int((compared & (made["masked"] != "")).sum())
         tally[f"{side} reward"] = float(made["reward"][both].sum())
-        tally.update({f"{side} term {name}": float(term[both].sum()) for name, term in rewarded.terms.items()})
-        whole = sum(rewarded.parts.values())[compared]
+        tally |= {f"{side} term {name}": float(term[both].sum()) for name, term in rewarded.terms.items()}
+        whole = sum(rewarded.parts.values(), np.zeros(len(groups)))[compared]
         tally[f"{side} power"] = float((whole * whole).sum())
         for name, part in rewarded.parts.items():
             tally[f"{side} part {name}"] = float((part[compared] * whole).sum())
@@ -178,8 +178,8 @@ def _tally(
     tally["rank"] = int((_ranks(was, groups[both]) != _ranks(now, groups[both])).sum())
     there = np.unique(groups[compared])
     alive, still = (alive_groups(one.columns["advantage"], groups)[there] for one in sides.values())
-    tally.update({"recorded alive": int(alive.sum()), "replayed alive": int(still.sum())})
-    tally.update({"gained": int((still & ~alive).sum()), "lost": int((alive & ~still).sum())})
+    tally |= {"recorded alive": int(alive.sum()), "replayed alive": int(still.sum())}
+    tally |= {"gained": int((still & ~alive).sum()), "lost": int((alive & ~still).sum())}
     return tally
 
 
@@ -196,7 +196,7 @@ def _ranks(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
     return ranks
 
 
-def _summary(tally: Counter) -> dict[str, Any]:
+def _summary(tally: Tally) -> dict[str, Any]:
     """What a tally says: means over rollouts that both arms reward, shares of the advantages' variance, changes."""
 
     def mean(total: float) -> float | None:
@@ -258,7 +258,7 @@ def _described(config: RunConfig) -> dict[str, Any]:
     return {"reward": algo.reward, "advantage": algo.advantage, "advantage_std_floor": algo.advantage_std_floor}
 
 
-def _would_record(arm: Arm, own: RunConfig, total: Counter) -> list[str]:
+def _would_record(arm: Arm, total: Tally) -> list[str]:
     """Settings under which the run would have recorded what is unknown of it."""
     lacking = []
     if total["unknown thinking_reward"]:

@@ -53,34 +53,20 @@ def _unknown(total: dict[str, Any], would_record: list[str]) -> str:
 
 
 def _lines(steps: list[dict[str, Any]], total: dict[str, Any]) -> Table:
-    names = (
-        "rollouts",
-        "unknown",
-        "compared",
-        "reward",
-        "",
-        "sign",
-        "rank",
-        "groups with gradient",
-        "",
-        "gain",
-        "lose",
-    )
-    table = Table("step", *names, box=None, pad_edge=False, header_style="bold")
+    names = ("step", "rollouts", "unknown", "reward", "sign", "rank", "gradient", "gain", "lose")
+    table = Table(*names, box=None, pad_edge=False, header_style="bold")
     for column in table.columns:
         column.justify, column.no_wrap = "right", True
     for line in [*steps, total]:
+        was, now = line["recorded"], line["replayed"]
         table.add_row(
             str(line.get("step", "all")),
             str(line["rollouts"]),
             str(sum(line["unknown"].values())),
-            str(line["compared_rollouts"]),
-            _number(line["recorded"]["reward"]),
-            f"-> {_number(line['replayed']['reward'])}",
+            f"{_number(was['reward'])} -> {_number(now['reward'])}",
             str(line["signs_changed"]),
             str(line["ranks_changed"]),
-            str(line["recorded"]["groups_with_gradient"]),
-            f"-> {line['replayed']['groups_with_gradient']}",
+            f"{was['groups_with_gradient']} -> {now['groups_with_gradient']}",
             str(line["groups_gained"]),
             str(line["groups_lost"]),
         )

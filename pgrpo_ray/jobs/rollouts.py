@@ -101,13 +101,7 @@ def choose(run: RecordedRun, step: int | None, evaluation: str | None, choice: C
             "--max-reward, --dropped and --sort by reward, advantage or thinking.",
             path="--evaluation",
         )
-    if evaluation is None and step is None:
-        if not run.steps:
-            there = ", ".join(run.evaluations)
-            hint = f"See an evaluation with --evaluation NAME: {there}." if there else "Wait for the first step."
-            raise DataError(f"has no rollouts of a step. {hint}", str(run.folder))
-        step = run.steps[-1]
-    source = evaluation if step is None else step
+    source = evaluation if evaluation is not None else _last_step(run) if step is None else step
     table = run.evaluation(source) if isinstance(source, str) else run.rollouts(source)
     rows = describe(table, source)
     matching = [row for row in rows if _meets(row, choice)]
@@ -123,6 +117,14 @@ def choose(run: RecordedRun, step: int | None, evaluation: str | None, choice: C
         len({row["problem_id"] for row in rows}),
         "reward" in table.column_names,
     )
+
+
+def _last_step(run: RecordedRun) -> int:
+    if not run.steps:
+        there = ", ".join(run.evaluations)
+        hint = f"See an evaluation with --evaluation NAME: {there}." if there else "Wait for the first step."
+        raise DataError(f"has no rollouts of a step. {hint}", str(run.folder))
+    return run.steps[-1]
 
 
 def find(run: RecordedRun, name: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:

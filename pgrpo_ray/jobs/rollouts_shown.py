@@ -33,7 +33,12 @@ def show_list(listing: Listing, run: str, console: Console) -> None:
         column.no_wrap = True
         column.justify = "left" if name in ("verdict", "left out") else "right"
     for row in listing.rows:
-        cells = [Text(visible(row["name"])), _verdict(row), _tests(row), str(row["response_length"])]
+        cells: list[RenderableType] = [
+            Text(visible(row["name"])),
+            _verdict(row),
+            _tests(row),
+            str(row["response_length"]),
+        ]
         if listing.rewarded:
             cells += [_number(row[name]) for name in ("thinking_reward", "reward", "advantage")]
             cells.append(row["dropped"] or row["masked"] or "")
@@ -91,12 +96,9 @@ def differences(first: dict[str, Any], second: dict[str, Any]) -> dict[str, list
     """
     well_formed = first["format_ok"] and second["format_ok"]
     parts = {"reasoning": "thinking", "program": "program"} if well_formed else {"response": "response"}
+    names = first["name"], second["name"]
     return {
-        title: list(
-            difflib.unified_diff(
-                *(_lines(row[column]) for row in (first, second)), first["name"], second["name"], lineterm=""
-            )
-        )
+        title: list(difflib.unified_diff(_lines(first[column]), _lines(second[column]), *names, lineterm=""))
         for title, column in parts.items()
     }
 
