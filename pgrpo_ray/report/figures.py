@@ -30,6 +30,8 @@ def write_figures(charts: Sequence[Chart], folder: Path, num_runs: int) -> list[
         for chart in charts:
             figure, axes = pyplot.subplots(figsize=(5.2, 3.4), layout="constrained")
             _draw(axes, chart, num_runs)
+            if len(chart.series) > 1:
+                figure.legend(loc="outside lower center", ncols=3, fontsize="small", frameon=False)
             files.append(folder / f"{chart.id}.png")
             figure.savefig(files[-1], dpi=200)
             pyplot.close(figure)
@@ -46,7 +48,9 @@ def _draw(axes: "Axes", chart: Chart, num_runs: int) -> None:
     if chart.form == "stack":
         areas = [series for series in chart.series if series.name != "total"]
         names = [_name(series) for series in areas]
-        axes.stackplot(areas[0].x, [_numbers(s.y) for s in areas], labels=names, colors=COLOURS[: len(areas)])
+        axes.stackplot(
+            areas[0].x, [_numbers(s.y) for s in areas], labels=names, colors=[COLOURS[s.part] for s in areas]
+        )
     for series in chart.series:
         if chart.form == "stack" and series.name != "total":
             continue
@@ -59,8 +63,6 @@ def _draw(axes: "Axes", chart: Chart, num_runs: int) -> None:
         axes.set_yscale("log")
     if chart.unit == SHARE:
         axes.yaxis.set_major_formatter(PercentFormatter(1))
-    if len(chart.series) > 1:
-        axes.legend(fontsize="small", frameon=False)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
 

@@ -3,12 +3,12 @@ const factsOf = (at) => {
   const { rows } = view.columns;
   const known = (name, digits, label, suffix) =>
     rows[name][at] === null ? [] : [[label, number(rows[name][at], digits) + (suffix || "")]];
-  const tests = rows.tests_total[at] ? [["tests passed", rows.tests_passed[at] + " of " + rows.tests_total[at]]] : [];
+  const tests = rows.tests_total[at] ? [["tests", rows.tests_passed[at] + " of " + rows.tests_total[at]]] : [];
   return [
     ...known("reward", 3, "reward"), ...known("reward_format", 3, "format"), ...known("reward_outcome", 3, "outcome"),
     ...known("reward_thinking", 3, "thinking"), ...(rows.reward_other[at] ? known("reward_other", 3, "other") : []),
-    ...known("thinking_reward", 3, "R^t, as scored"), ...known("advantage", 3, "advantage"), ...tests,
-    ...known("first_failed", 0, "first failed case"), ["response", count(rows.response_tokens[at]) + " tokens"],
+    ...known("thinking_reward", 3, "score R^t"), ...known("advantage", 3, "advantage"), ...tests,
+    ...known("first_failed", 0, "first failed"), ["response", count(rows.response_tokens[at]) + " tokens"],
     ...known("policy_version", 0, "policy version"),
     ...(rows.tests_total[at] ? known("duration_ms", 0, "ran for", " ms") : []),
   ];
