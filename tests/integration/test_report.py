@@ -6,7 +6,7 @@ import os
 import shutil
 
 import pytest
-from recorded import table_of, write_run
+from recorded_pages import table_of, write_run
 from rich.console import Console
 
 from pgrpo_ray.report import browser_data
