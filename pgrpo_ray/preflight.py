@@ -186,9 +186,15 @@ def check_disk(config: RunConfig, uses_starter: bool) -> None:
 
 
 def check_checkpoint_room(config: RunConfig, policy: ModelFacts) -> None:
-    """Raise `EnvironmentFault` when the disk cannot hold the checkpoints that a run keeps; a URL's is not known."""
+    """Raise `EnvironmentFault` when the disk cannot hold the checkpoints that a run keeps; a URL's is not known.
+
+    `ConfigError` for a kind of URL that nobody knows.
+    """
     section, root = config.checkpoint, config.checkpoint_root
-    if not section.every_steps or "://" in root:
+    if not section.every_steps:
+        return
+    if "://" in root:
+        _check_url(root)
         return
     each_mib = policy.num_parameters * CHECKPOINT_BYTES >> 20
     kept = section.keep + 2  # the best, and the one that is being written
@@ -204,6 +210,17 @@ def check_checkpoint_room(config: RunConfig, policy: ModelFacts) -> None:
             f"(checkpoint.keep={section.keep}, the best, one being written) take {wanted_mib:,} MiB more. Free space, "
             "choose another folder or URL with --set checkpoint.dir=..., lower checkpoint.keep, or set "
             "checkpoint.every_steps=0 for none."
+        )
+
+
+def _check_url(root: str) -> None:
+    import fsspec
+
+    if (kind := root.partition("://")[0]) not in fsspec.available_protocols():
+        raise ConfigError(
+            f"checkpoint.dir: {root} begins with {kind!r}, a kind of URL that fsspec does not know. s3://, gs:// and "
+            "abfs:// are usual; or give a folder.",
+            path="checkpoint.dir",
         )
 
 
@@ -350,11 +367,11 @@ def model_facts(model: str, path: str, *, role: str) -> ModelFacts:
             f"{path}: {model} is no model folder (it has no config.json). Give a folder in Hugging Face format, a hub "
             "name such as Qwen/Qwen2.5-Coder-7B-Instruct, or `starter`."
         )
+    if looks_local:  # before the imports, which take many seconds
+        _check_model_files(Path(model), path)
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-    if looks_local:
-        _check_model_files(Path(model), path)
     try:
         config = AutoConfig.from_pretrained(model, trust_remote_code=False)
         AutoTokenizer.from_pretrained(model, trust_remote_code=False)

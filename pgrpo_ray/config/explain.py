@@ -28,6 +28,7 @@ _RULES = {
     "float_type": "must be a number",
     "bool_type": "must be true or false",
     "string_type": "must be a text (in quotes where it looks like something else)",
+    "string_too_short": "must have at least {min_length} characters",
     "string_too_long": "must have at most {max_length} characters",
     "list_type": "must be a list, such as [a, b]",
     "model_type": "is a section: give its keys, such as {path}.KEY=VALUE",
@@ -69,7 +70,7 @@ def findings(errors: Iterable[Any], tree: type[BaseModel]) -> str:
 
 
 def broken_yaml(error: Exception, where: str) -> str:
-    """Say at which line of `where` (a file, or a part of the command line) YAML ends, why, and what to do."""
+    """Say at which line of `where` (a file, or an option `--...`) YAML ends, why, and what to do."""
     if isinstance(error, UnicodeDecodeError):
         return f"{where}: is not valid YAML: no UTF-8 text at byte {error.start}. Give the path of a YAML config."
     if isinstance(error, RecursionError):
@@ -78,8 +79,10 @@ def broken_yaml(error: Exception, where: str) -> str:
     reason = str(getattr(error, "problem", None) or getattr(error, "reason", None) or error)
     context = getattr(error, "context", None)
     reason = f"{context}: {reason}" if context else reason
+    if where.startswith("--"):
+        return f"{where}: is not valid YAML: {reason}. Close brackets and quotes, as in --set 'a.b=[1, 2]'."
     place = f"{where}:{mark.line + 1}:{mark.column + 1}" if isinstance(mark, yaml.Mark) else where
-    return f"{place}: is not valid YAML: {reason}. Write `key: value`, indented with spaces; close brackets and quotes."
+    return f"{place}: is not valid YAML: {reason}. Close brackets and quotes; write `key: value`, indented with spaces."
 
 
 def similar_file(file: Path) -> str:
@@ -124,7 +127,7 @@ def _nearest(key: str, model: type[BaseModel]) -> str:
 
 
 def _meant(value: Any, expected: str) -> str:
-    close = difflib.get_close_matches(str(value), re.findall(r"'([^']+)'", expected), n=1)
+    close = difflib.get_close_matches(str(value), re.findall(r"'([^']*)'", expected), n=1)
     return f" Did you mean {close[0]!r}?" if close else ""
 
 

@@ -13,7 +13,7 @@ from pgrpo_ray.errors import ConfigError
 class ServerSection(Section):
     """The HTTP side: where it listens, how much it takes, how long it may take."""
 
-    host: str = "127.0.0.1"
+    host: str = Field("127.0.0.1", min_length=1)
     """Address to listen on: this machine alone, unless told otherwise. What goes over the network is not encrypted."""
     authentication: Literal["token", "none"] = "token"
     """`token`: who asks for a score must send `Authorization: Bearer TOKEN`; `none`: whoever reaches the port may ask,

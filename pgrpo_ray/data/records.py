@@ -277,7 +277,9 @@ def _decode(raw: bytes, file: str, line: int) -> str:
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise DataError(f"is not UTF-8 at byte {error.start}. Save the file as UTF-8.", file, line) from error
+        raise DataError(
+            f"is not UTF-8 at byte {error.start}. Give a text file, or save this one as UTF-8.", file, line
+        ) from error
 
 
 def _refuse_surrogates(value: Any, text: str) -> None:
