@@ -54,3 +54,30 @@ def test_every_number_of_a_step_is_documented():
     columns = {"dropped", "advantage", "reward_format", "reward_outcome", "reward_thinking", "rank_tokens"}
     assert keys - columns <= documented, keys - columns - documented
     assert len(keys) > 20
+
+
+PROSE = [page for page in PAGES if page.name != "CHANGELOG.md"]
+"""The changelog tells of what was."""
+KEYS = {
+    f"{path}.{key}"
+    for _, tree in reference.TREES.values()
+    for path, model in reference.sections(tree)
+    for key in model.model_fields
+}
+FOREIGN = {"model.load_weights"}
+"""Of other projects."""
+SECTIONS = {key.split(".")[0] for key in KEYS}
+
+
+@pytest.mark.parametrize("page", PROSE, ids=lambda page: page.name)
+def test_every_key_and_file_that_a_page_names_exists(page):
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    package = REPOSITORY / "pgrpo_ray"
+    for name in re.findall(r"`([a-z_]+(?:\.[a-z_0-9]+)+)(?:[:=][^`]*)?`", text):
+        section, *rest = name.split(".")
+        file = package.joinpath(*name.split("."))
+        module = file.with_suffix(".py").exists() or file.is_dir() or file.parent.with_suffix(".py").exists()
+        if section in SECTIONS and rest[-1] not in {"py", "json", "jsonl", "yaml", "arrow", "parquet", "md", "html"}:
+            assert name in KEYS or module or name in FOREIGN, f"{page.name} names {name}, which is no key of any config"
+    for path in re.findall(r"`((?:[a-z_0-9]+/)+[a-z_0-9]+\.py)`", text):
+        assert any((root / path).exists() for root in (REPOSITORY, package, page.parent)), f"{page.name} names {path}"

@@ -14,8 +14,9 @@ import pgrpo_ray.config
 from pgrpo_ray.config import ConfigTree
 
 REPOSITORY = Path(__file__).parents[2]
-sys.path.insert(0, str(REPOSITORY / "docs" / "hooks"))
+sys.path[:0] = [str(REPOSITORY / "docs" / "hooks"), str(Path(__file__).parent)]
 import reference  # noqa: E402
+import test_import_rules as rules  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -92,3 +93,20 @@ def test_every_command_and_option_stands_in_the_reference():
             for option in [*parameter.opts, *parameter.secondary_opts] if parameter.param_type_name == "option" else []:
                 assert f"`{option}`" in part, (name, option)
             assert parameter.help, (name, parameter.name)
+
+
+def test_the_architecture_page_draws_the_house_as_it_is():
+    text = (REPOSITORY / "docs" / "architecture.md").read_text(encoding="utf-8")
+    drawn = {row[1]: row for row in re.findall(r"^\| (\d) \| `(\w+)` \| (.*?) \| ?(.*) \|$", text, re.MULTILINE)}
+    seen: dict[str, set[str]] = {}
+    for path in rules.modules():
+        own = path.relative_to(rules.PACKAGE).parts[0].removesuffix(".py")
+        rooms = {rules.room_of(name) for name in rules.imports(path)} - {None, own}
+        seen.setdefault(own, set()).update(rooms)
+    del seen["__init__"]
+    for room, imported in seen.items():
+        names = ", ".join(f"`{name}`" for name in sorted(imported))
+        owns = drawn[room][2] if room in drawn else "WHAT IT OWNS"
+        line = f"| {rules.LEVEL[room]} | `{room}` | {owns} | {names} |".replace("|  |", "| |")
+        assert line in text, f"docs/architecture.md should have the line\n{line}"
+    assert set(drawn) == set(seen)
