@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
+from itertools import dropwhile
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +17,14 @@ import yaml
 from markdown_it import MarkdownIt
 from typer.main import get_command
 
-from pgrpo_ray.algo.rewards import Signals, compose, outweighed
+from pgrpo_ray.algo.rewards import Signals, compose, find_rule, outweighed
 from pgrpo_ray.cli import app
 from pgrpo_ray.config import RunConfig, apply_override, load_tree, parse, parse_tree
 from pgrpo_ray.data import arrow
 from pgrpo_ray.data.own_format import problem_from_json
+from pgrpo_ray.errors import ConfigError
 from pgrpo_ray.obs.run_log import RunLog
+from pgrpo_ray.preflight import plan_reward
 
 REPOSITORY = Path(__file__).parents[2]
 sys.path.insert(0, str(REPOSITORY / "docs" / "hooks"))
@@ -116,10 +119,10 @@ def test_a_block_of_text_is_named_with_what_it_is(block):
 
 
 def commands(block: Block) -> list[list[str]]:
-    """The commands of a shell block as words, without comments; what `&&` joins is two."""
+    """The commands of a shell block as words, without comments and variables before them; what `&&` joins is two."""
     lines = block.text.replace("\\\n", " ").splitlines()
-    lines = [part for line in lines for part in re.split(r" && ", line)]
-    return [words for line in lines if (words := shlex.split(line, comments=True))]
+    words = [shlex.split(part, comments=True) for line in lines for part in line.split(" && ")]
+    return [list(dropwhile(lambda word: re.match(r"[A-Z_]+=", word), line)) for line in words if line]
 
 
 @of("sh")
@@ -204,7 +207,7 @@ def test_a_block_of_yaml_is_a_config(block):
     values = yaml.safe_load(block.text)
     fitting = [tree for tree in TREES.values() if set(values) <= set(tree.model_fields)]
     assert fitting, f"{block}: no tree has the sections {sorted(values)}"
-    parse_tree(fitting[0], values, where=str(block))
+    parse_tree(fitting[0], values, where=str(block)).check()
 
 
 @of("json")
@@ -272,6 +275,9 @@ def recorded(tmp_path, monkeypatch):
     log.step(40, {"pass_rate": 0.75, "thinking_passers": 0.57, "no_gradient_groups_frac": 0.0})
     arrow.write_ipc(log.rollouts_path(40), table, {"step": "40", "run": "local"})
     arrow.write_ipc(Path("step.arrow"), table, {"step": "40", "run": "local"})
+    Path("my_rewards.py").write_text(python("docs/tutorial.md", "@reward_rule"))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_rewards", raising=False)
     log.summary({"pass_at_1_after": 0.75})
     log.close()
     return tmp_path
@@ -320,3 +326,18 @@ def test_the_example_of_a_reward_rule_holds_its_own_declaration():
     exec(compile(python("docs/algorithms.md", "def brief"), "docs/algorithms.md", "exec"), names)
     assert compose(names["brief"], signals()).reward.tolist() == pytest.approx([1 + 0.5 - 0.1])
     assert not outweighed(names["brief"])
+
+
+def test_the_worked_example_of_the_tutorial_pays_as_it_says(recorded):
+    rule = find_rule("my_rewards:partial")
+    no, half = np.array([False]), np.array([0.5])
+    unscored = np.array([np.nan])
+    assert compose(rule, signals()).reward.tolist() == [1 + 1 + 0.5]
+    failed = signals(passed=no, pass_frac=half, thinking=unscored)
+    assert compose(rule, failed).reward.tolist() == [1 + 0.25]
+    assert compose(rule, signals(format_ok=no, passed=no, thinking=unscored)).reward.tolist() == [0]
+    assert not outweighed(rule)
+    values = {"algo": {"reward": "my_rewards:partial"}, "sandbox": {"fail_fast": False}}
+    assert plan_reward(parse(values)).scored == "passers"
+    with pytest.raises(ConfigError, match=r"Set sandbox\.fail_fast=false"):
+        plan_reward(parse({"algo": values["algo"]}))
