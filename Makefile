@@ -7,11 +7,12 @@ ACCELERATOR ?= $(shell cat $(VENV)/.accelerator 2>/dev/null || echo cpu)
 LOCK := requirements/$(ACCELERATOR).lock
 INSTALLED := $(VENV)/.installed-$(ACCELERATOR)
 
-.PHONY: help setup demo test audit check sandbox sandbox-cpp sandbox-libraries lock clean
+.PHONY: help setup demo test docs audit check sandbox sandbox-cpp sandbox-libraries lock clean
 
 help:
 	@echo "make demo    train on this machine: about 10 minutes on two cores"
 	@echo "make test    audit, lint and all tests: about 40 minutes"
+	@echo "make docs    the documentation as pages, in site/"
 	@echo "make audit   dependencies against the locks and known advisories; secrets in files"
 	@echo "make setup   only install: .venv, Docker where possible, the sandbox image"
 	@echo "make sandbox-cpp sandbox-libraries  the sandbox image that also compiles C++"
@@ -25,6 +26,9 @@ demo: setup
 
 check: setup
 	$(VENV)/bin/pgrpo check cluster/local.yaml
+
+docs: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 
 audit: $(INSTALLED)
 	$(VENV)/bin/python deploy/audit.py
@@ -56,4 +60,4 @@ lock: $(INSTALLED)
 	bash deploy/lock.sh $(VENV)
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache
+	rm -rf $(VENV) .pytest_cache .ruff_cache site

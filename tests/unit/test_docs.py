@@ -1,5 +1,6 @@
 """What the documentation promises about files and commands is there."""
 
+import ast
 import re
 import sys
 from pathlib import Path
@@ -81,3 +82,26 @@ def test_every_key_and_file_that_a_page_names_exists(page):
             assert name in KEYS or module or name in FOREIGN, f"{page.name} names {name}, which is no key of any config"
     for path in re.findall(r"`((?:[a-z_0-9]+/)+[a-z_0-9]+\.py)`", text):
         assert any((root / path).exists() for root in (REPOSITORY, package, page.parent)), f"{page.name} names {path}"
+
+
+def said_by_the_code() -> str:
+    """Every text in the package, one after another; what an f-string fills in is a space."""
+    texts = []
+    for path in (REPOSITORY / "pgrpo_ray").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts.append(node.value)
+            elif isinstance(node, ast.JoinedStr):
+                texts.append("".join(part.value if isinstance(part, ast.Constant) else " " for part in node.values))
+    return " ".join("\n".join(texts).split())
+
+
+def test_every_message_that_the_faq_quotes_is_one():
+    source = said_by_the_code()
+    page = (REPOSITORY / "docs" / "faq.md").read_text(encoding="utf-8")
+    table = (REPOSITORY / "docs" / "deploy.md").read_text(encoding="utf-8").split("## Symptoms")[1]
+    quoted = [" ".join(text.split()) for text in re.findall(r"`([A-Za-z][^`]*)`", page + table)]
+    parts = [part.strip() for text in quoted for part in text.split("...") if re.fullmatch(r"[A-Za-z' ,.]+", part)]
+    messages = [part for part in parts if part.count(" ") >= 2 and not part.startswith("pgrpo ")]
+    assert len(messages) > 20
+    assert [message for message in messages if message not in source] == []
