@@ -9,6 +9,7 @@ estimators that compare over the batch: its whole step) is left out of every com
 """
 
 from collections.abc import Mapping
+from copy import deepcopy
 from heapq import nlargest
 from typing import Any
 
@@ -50,8 +51,7 @@ def replay(run: RecordedRun, changes: list[str], step: int | None, limit: int) -
     Raises `CorruptionError` where the recorded arm gives something else than was recorded, `ConfigError` and
     `DataError` for what is no arm or is not there, `StageError` for a rule that fails on a batch.
     """
-    own = run.config
-    other = configuration.load(run.folder / "config.yaml", changes) if changes else own
+    own, other = _config(run, []), _config(run, changes)
     arms = [Arm.of(rule_of(one), one.algo) for one in (own, other)]
     steps = run.steps if step is None else [step]
     if not steps:
@@ -83,6 +83,14 @@ def replay(run: RecordedRun, changes: list[str], step: int | None, limit: int) -
         "total": _summary(total),
         "most_changed": most,
     }
+
+
+def _config(run: RecordedRun, changes: list[str]) -> RunConfig:
+    """The run's config with changes; whether a run under it could be started is of no account here."""
+    values = deepcopy(run.config_values)
+    for change in changes:
+        configuration.apply_override(values, change)
+    return configuration.parse(values, where=str(run.folder / "config.yaml"))
 
 
 def check_recorded(table: pa.Table, columns: Columns, folder: str, step: int) -> None:
