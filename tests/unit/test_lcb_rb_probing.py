@@ -87,9 +87,9 @@ def pgrpo(monkeypatch, capsys):
     """Run the command line in this process; return (exit status, standard output, standard error)."""
 
     def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["pgrpo", *map(str, arguments)])
+        monkeypatch.setattr(sys, "argv", ["pgrpo"])
         monkeypatch.setenv("COLUMNS", "300")
-        status = cli._status(cli.app)
+        status = cli.failures.status_of(cli.app, [str(argument) for argument in arguments])
         return status, *capsys.readouterr()
 
     return run
