@@ -53,6 +53,8 @@ def _unforeseen(error: Exception) -> str:
             f"{named}this machine refused ({error.strerror}). Give another file or folder, free space or change its "
             f"rights; {DEBUG} on the same command shows the traceback."
         )
+    if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("pgrpo_ray"):
+        return f"{what}: a package is missing on this machine. Install it (make setup); {DEBUG} shows who wants it."
     package = str(Path(pgrpo_ray.__file__).parent)
     ours = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith(package)]
     where = f" at {Path(ours[-1].filename).relative_to(Path(package).parent)}:{ours[-1].lineno}" if ours else ""

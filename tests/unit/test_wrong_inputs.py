@@ -329,6 +329,10 @@ def defective():
         raise OSError(28, "No space left on device", "/full/file")
 
     @broken.command()
+    def package():
+        import no_such_package  # noqa: F401
+
+    @broken.command()
     def config():
         raise ConfigError("run.steps is 0. Raise it.")
 
@@ -354,6 +358,13 @@ def test_a_full_disk_is_the_machines_fault(defective, capsys):
     assert failures.status_of(defective, ["disk"]) == 1
     printed = capsys.readouterr().err
     assert "/full/file: this machine refused (No space left on device)" in printed
+    assert "defect" not in printed
+
+
+def test_a_missing_package_is_the_machines_fault(defective, capsys):
+    assert failures.status_of(defective, ["package"]) == 1
+    printed = capsys.readouterr().err
+    assert "No module named 'no_such_package'" in printed and "make setup" in printed
     assert "defect" not in printed
 
 
