@@ -5,9 +5,9 @@
 
 The run is made up, in the form of a real one (`report_run.py`), with texts as a model of some billion parameters writes
 them: 2.5 kB of reasoning and 0.9 kB of program on average. The page is opened from disk in a fresh Chromium, `LOADS`
-times; the median counts. `list_s` lasts until groups are listed and can be filtered, `load_s` until the browser has read
-the whole file, `group_s` from the key to the rollouts of a group whose texts were not decoded yet, `search_s` for one
-search through all texts. Writes `report.json`. Exits with 1 when the list takes more than `--wanted-s`.
+times; the median counts. `list_s` lasts until groups are listed and can be filtered, `load_s` until the browser has
+read the whole file, `group_s` from the click to the rollouts of a group whose texts were not decoded yet, `search_s`
+for one search through all texts. Writes `report.json`. Exits with 1 when the list takes more than `--wanted-s`.
 """
 
 import argparse
@@ -100,7 +100,8 @@ def load(browser: Browser, out: Path) -> dict[str, float]:
     found["group_s"] = seconds_until(
         page, "document.querySelectorAll('.row')[5].click()", "document.querySelector('.member')"
     )
-    fill = "const text = document.getElementById('filter-text'); text.value = 'in no text'; text.dispatchEvent(new Event('input'))"
+    field = "document.getElementById('filter-text')"
+    fill = f"{field}.value = 'in no text'; {field}.dispatchEvent(new Event('input'))"
     found["search_s"] = seconds_until(page, fill, "!document.getElementById('none').hidden")
     context.close()
     return found

@@ -8,7 +8,7 @@ const factsOf = (at) => {
     ...known("reward", 3, "reward"), ...known("reward_format", 3, "format"), ...known("reward_outcome", 3, "outcome"),
     ...known("reward_thinking", 3, "thinking"), ...(rows.reward_other[at] ? known("reward_other", 3, "other") : []),
     ...known("thinking_reward", 3, "score R^t"), ...known("advantage", 3, "advantage"), ...tests,
-    ...known("first_failed", 0, "first failed"), ["response", count(rows.response_tokens[at]) + " tokens"],
+    ...known("first_failed", 0, "first failed"), ["tokens", count(rows.response_tokens[at])],
     ...known("policy_version", 0, "policy version"),
     ...(rows.tests_total[at] ? known("duration_ms", 0, "ran for", " ms") : []),
   ];
