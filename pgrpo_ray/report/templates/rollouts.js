@@ -82,15 +82,18 @@ const sieve = () => {
 // Keep those in whose texts the words stand, chunk after chunk, so that the page stays alive. Null: another search began.
 const searchTexts = async ({ found, matches }, wanted, search) => {
   const { groups } = view.columns;
-  const kept = [], matched = new Uint8Array(matches.length);
+  const kept = [], matched = new Uint8Array(matches.length), escaped = JSON.stringify(wanted).slice(1, -1);
   let chunk = -1, texts = null;
   for (const group of found) {
     if (groups.chunk[group] !== chunk) {
       chunk = groups.chunk[group];
       const share = kept.length ? ", " + count(kept.length) + " found" : "";
       byId("count").textContent = "Searching chunk " + count(chunk + 1) + " of " + count(groups.chunk.at(-1) + 1) + share;
-      texts = Object.values(await block("texts-" + view.run + "-" + chunk).then(({ prompt, ...own }) => own));
+      const raw = await inflate("texts-" + view.run + "-" + chunk);
       if (search !== view.search) return null;
+      // Most chunks hold it nowhere, which shows before they are taken apart.
+      const { prompt, ...own } = raw.toLowerCase().includes(escaped) ? JSON.parse(raw) : {};
+      texts = Object.values(own);
     }
     let fits = 0;
     for (let member = 0; member < groups.size[group]; member += 1) {

@@ -73,6 +73,8 @@ byId("list").addEventListener("scroll", () => requestAnimationFrame(paint));
 addEventListener("resize", () => view.columns && paint());
 if (byId("filter-run")) byId("filter-run").addEventListener("change", () => chooseRun(Number(byId("filter-run").value)));
 
+addEventListener("unhandledrejection", (event) => complain("Something cannot be shown: " + event.reason?.message));
+
 setTheme(keptTheme());
 if (typeof DecompressionStream === "undefined") {
   complain("This browser cannot unpack the page's data: use one of 2023 or later.");
