@@ -49,6 +49,7 @@ TEXT = {
     "references and scalars only": "a drawing",
     "runs/local/": "a folder",
     "pgrpo_ray/": "a folder; tests/unit/test_docs.py holds it to what is there",
+    "7  __main__": "a drawing; tests/unit/test_site.py holds it to the code",
     "-(1 - e) log": "a formula",
     "R^t = sigmoid": "a formula",
 }

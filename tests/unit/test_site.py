@@ -110,3 +110,6 @@ def test_the_architecture_page_draws_the_house_as_it_is():
         line = f"| {rules.LEVEL[room]} | `{room}` | {owns} | {names} |".replace("|  |", "| |")
         assert line in text, f"docs/architecture.md should have the line\n{line}"
     assert set(drawn) == set(seen)
+    floors = {floor: sorted(room for room in seen if rules.LEVEL[room] == floor) for floor in range(8)}
+    drawing = "\n".join(f"{floor}  {'  '.join(floors[floor])}" for floor in reversed(range(8)))
+    assert drawing in text, f"docs/architecture.md should have the drawing\n{drawing}"
