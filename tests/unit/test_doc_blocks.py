@@ -8,7 +8,7 @@ import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
-from itertools import dropwhile
+from itertools import dropwhile, groupby
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +35,6 @@ TREES = dict(reference.TREES.values()) | {"check": RunConfig}
 """Command -> the tree that its config and `--set` are of."""
 NOT_RUN = {
     "curl": "asks a server that runs",
-    "export": "sets a variable for the lines below it",
     "helm": "wants a cluster; tests/deploy renders the chart and installs it on an API server",
     "hf": "downloads",
     "kubectl": "wants a cluster",
@@ -43,6 +42,8 @@ NOT_RUN = {
     "vllm": "wants GPUs and a model of 32B parameters",
 }
 """First word of a shell command that is only parsed -> why it is not run."""
+BUILTINS = {"cd", "export", "umask"}
+"""Of the shell, for the lines below them."""
 TEXT = {
     "reward = format": "a formula",
     "held-out pass@1 before": "output of a run",
@@ -71,7 +72,7 @@ class Block:
 
 def kind_of(info: str, text: str) -> str:
     """What a block is: what its fence says, else what it looks like."""
-    first = text.split()[0]
+    first = text.split()[0].lstrip("(")
     if info.split():
         return info.split()[0]
     if first in {"pgrpo", ".venv/bin/pgrpo", "make", "bash"} | set(NOT_RUN) or first.startswith(
@@ -121,9 +122,13 @@ def test_a_block_of_text_is_named_with_what_it_is(block):
 
 def commands(block: Block) -> list[list[str]]:
     """The commands of a shell block as words, without comments and variables before them; what `&&` joins is two."""
-    lines = block.text.replace("\\\n", " ").splitlines()
-    words = [shlex.split(part, comments=True) for line in lines for part in line.split(" && ")]
-    return [list(dropwhile(lambda word: re.match(r"[A-Z_]+=", word), line)) for line in words if line]
+    found: list[list[str]] = []
+    for line in block.text.replace("\\\n", " ").splitlines():
+        lexer = shlex.shlex(line, posix=True, punctuation_chars="();&")
+        lexer.whitespace_split = True
+        parts = [list(group) for joins, group in groupby(lexer, lambda word: set(word) <= set("();&")) if not joins]
+        found += [list(dropwhile(lambda word: re.match(r"[A-Z_]+=", word), words)) for words in parts]
+    return found
 
 
 @of("sh")
@@ -142,7 +147,7 @@ def test_a_block_of_commands_is_shell_and_each_command_exists(block, monkeypatch
         elif first == "bash" or "/" in first:
             assert (REPOSITORY / (words[1] if first == "bash" else first)).is_file(), words
         else:
-            assert first in NOT_RUN, f"{block}: check {first!r} here, or say in NOT_RUN why it is not run"
+            assert first in {*NOT_RUN, *BUILTINS}, f"{block}: check {first!r} here, or say in NOT_RUN why it is not run"
         if first == "cluster/submit.sh":
             rest = words[words.index("--") + 1 :] if "--" in words else []
             check_command(["train", words[1], *rest])
