@@ -19,6 +19,7 @@ from pgrpo_ray.errors import ConfigError, DataError, EnvironmentFault, ModelErro
 from pgrpo_ray.obs.checkpoints import CheckpointStore
 from pgrpo_ray.obs.disk import check_free
 from pgrpo_ray.obs.hacking import read_probe
+from pgrpo_ray.obs.sinks import check_wandb
 from pgrpo_ray.types import Problem, TestStyle
 
 
@@ -100,6 +101,7 @@ class Examined:
 def examine(config: RunConfig) -> Examined:
     """Check disk, sandbox, and all data and models that the config names, cheapest first."""
     reward = plan_reward(config)
+    check_wandb(config)
     if config.monitor.probe:
         read_probe(config.monitor.probe)
     check_disk(config, reward.uses_starter(config))

@@ -45,6 +45,10 @@ class RunSection(Section):
     """Also end with the batch that reaches so many rollouts: dynamic sampling makes batches of unequal cost."""
     trace: bool = False
     """Also write when each stage had work to `trace.json` in the run's folder, for Perfetto or Chrome."""
+    wandb: Literal["none", "online", "offline"] = "none"
+    """Also show the metrics in Weights & Biases: `online` with the key in the environment variable WANDB_API_KEY, or
+    `offline` in the run's folder, for `wandb sync`. Needs `pgrpo-ray[wandb]`. TensorBoard's files are always there."""
+    wandb_project: str = Field("pgrpo-ray", min_length=1)
     min_free_mib: int = Field(1024, ge=0)
     """Refuse to start with less free disk under `dir`, MiB."""
 
@@ -388,6 +392,7 @@ class StarterSection(Section):
 FREE_TO_CHANGE = {
     *("sandbox", "sync", "evaluation", "checkpoint", "cluster", "monitor"),
     *("run.name", "run.dir", "run.steps", "run.max_rollouts", "run.trace", "run.min_free_mib"),
+    *("run.wandb", "run.wandb_project"),
     *("rollout.num_workers", "rollout.gpus_per_worker", "rollout.threads_per_worker", "rollout.max_concurrent"),
     *("rollout.kv_cache_mib", "rollout.enforce_eager"),
     *("reward_model.batch_size", "reward_model.gather", "reward_model.gather_wait_ms", "reward_model.replicas"),

@@ -2,7 +2,8 @@
 
     config.yaml         the resolved config
     metrics.jsonl       one JSON object a step; a number that is unknown is null
-    tensorboard/        the same numbers as event files
+    tensorboard/        the same numbers as event files (`obs.sinks`)
+    wandb/              what Weights & Biases has of them (`run.wandb`); wandb-run.json: which of its runs this is
     rollouts/           step-000012.arrow: every rollout of step 12 (written by the recorder, schema in `data.arrow`)
     ledger/             step-000012.arrow: what became of every rollout that step 12 settled (`data.ledger`)
     evaluations/        before.arrow, after.arrow: every held-out rollout
@@ -19,17 +20,15 @@ overwritten, unless it is resumed; a second run at the same time is refused.
 import json
 import math
 import os
-import shutil
 from bisect import bisect
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from tensorboard.summary import Writer
+from typing import Any, TextIO
 
 from pgrpo_ray.config import RunConfig, dump_tree
 from pgrpo_ray.errors import ConfigError
 from pgrpo_ray.obs.disk import explain_full_disk, first_free, hold_name, move_aside, write_whole
+from pgrpo_ray.obs.sinks import MetricSink, sinks_of
 
 ROLLOUTS, LEDGER, EVALUATIONS = "rollouts", "ledger", "evaluations"
 
@@ -66,25 +65,24 @@ class RunLog:
             self._config = dump_tree(config)
             if not resume:
                 write_whole(self.folder / "config.yaml", self._config)
-            self._open()
+            self._metrics = self._open()
+            self._sinks: list[MetricSink] = sinks_of(self.folder, config)
 
     @property
     def finished(self) -> bool:
         """Whether the run has come to its end before."""
         return (self.folder / "summary.json").exists()
 
-    def _open(self) -> None:
-        self._metrics = (self.folder / "metrics.jsonl").open("a", encoding="utf-8")
-        self._events = Writer(str(self.folder / "tensorboard"))
+    def _open(self) -> TextIO:
+        return (self.folder / "metrics.jsonl").open("a", encoding="utf-8")
 
     def rewind(self, step: int) -> Path | None:
         """Go back to the end of `step`: move what was written afterwards to a folder of its own; return that.
 
-        The event files are made again from what is left of the metrics, of which they are a view.
+        Sinks are told what is left of the metrics, of which they are a view.
         """
         with explain_full_disk(self.folder):
             self._metrics.close()
-            self._events.close()
             aside = first_free(lambda number: self.folder / "superseded" / str(number))
             metrics = self.folder / "metrics.jsonl"
             lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -101,10 +99,9 @@ class RunLog:
                 aside.mkdir(parents=True, exist_ok=True)
                 written.rename(aside / written.name)
             write_whole(written, self._config)
-            shutil.rmtree(self.folder / "tensorboard", ignore_errors=True)
-            self._open()
-            for line in kept:
-                self._add_events(json.loads(line))
+            self._metrics = self._open()
+            for sink in self._sinks:
+                sink.rewind([json.loads(line) for line in kept])
             return aside if aside.exists() else None
 
     def _written_after(self, step: int) -> list[Path]:
@@ -124,13 +121,8 @@ class RunLog:
         with explain_full_disk(self.folder):
             self._metrics.write(json.dumps(_finite({"step": step, **metrics})) + "\n")
             self._metrics.flush()
-            self._add_events({"step": step, **metrics})
-            self._events.flush()
-
-    def _add_events(self, metrics: Mapping[str, float | None]) -> None:
-        for name, value in metrics.items():
-            if name != "step" and value is not None and math.isfinite(value):
-                self._events.add_scalar(name, value, metrics["step"])
+            for sink in self._sinks:
+                sink.step(step, metrics)
 
     def rollouts_path(self, step: int) -> Path:
         """Where the rollouts of `step` go."""
@@ -155,7 +147,8 @@ class RunLog:
             return
         with explain_full_disk(self.folder):
             self._metrics.close()
-            self._events.close()
+            for sink in self._sinks:
+                sink.close()
         self._lock.close()
 
 
