@@ -174,7 +174,8 @@ def find_rule(name: str) -> RewardRule:
     installed = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
     path = "algo.reward"
     if name in installed:
-        return _load(installed[name].load, name, f"the entry point {installed[name].value} of an installed package")
+        point = installed[name]
+        return _load(point.load, name, f"It is the entry point {point.value} of an installed package: mend that one.")
     module, colon, attribute = name.partition(":")
     if not colon:
         known = [*RULES, *_DEFINED, *installed]
@@ -185,18 +186,18 @@ def find_rule(name: str) -> RewardRule:
             "`package.module:name`.",
             path=path,
         )
-    return _load(lambda: getattr(importlib.import_module(module), attribute), name, "a module on PYTHONPATH")
+    fix = "Put it on PYTHONPATH, and have it import without an error."
+    return _load(lambda: getattr(importlib.import_module(module), attribute), name, fix)
 
 
-def _load(load: Callable[[], object], name: str, what: str) -> RewardRule:
-    """Return the rule that `load` gives. Raises `ConfigError` where it gives none."""
+def _load(load: Callable[[], object], name: str, fix: str) -> RewardRule:
+    """Return the rule that `load` gives. Raises `ConfigError`, with `fix`, where it gives none."""
     path = "algo.reward"
     try:
         rule = load()
     except Exception as error:  # the user's module may raise anything
         raise ConfigError(
-            f"{path}={name!r} cannot be imported: {type(error).__name__}: {error}. It must be {what}, and import "
-            "without an error.",
+            f"{path}={name!r} cannot be imported: {type(error).__name__}: {error}. {fix}",
             path=path,
         ) from error
     if not isinstance(rule, RewardRule):

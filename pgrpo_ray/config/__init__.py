@@ -3,7 +3,7 @@
 A tree a file: `run` is a training run's; the others belong to the commands they are named after. `base` reads them all.
 """
 
-from pgrpo_ray.config.base import ConfigTree, Section, apply_override, dump_tree, load_tree, parse_tree
+from pgrpo_ray.config.base import ConfigTree, Section, apply_override, dump_tree, load_tree, parse_tree, read_values
 from pgrpo_ray.config.monitor import MonitorSection
 from pgrpo_ray.config.run import (
     DEFAULT_SYSTEM_PROMPT,
@@ -60,4 +60,5 @@ __all__ = [
     "load_tree",
     "parse",
     "parse_tree",
+    "read_values",
 ]

@@ -88,6 +88,16 @@ def load_tree(tree: type[Tree], file: str | Path, overrides: list[str] | None = 
 
     Raises `ConfigError` with file, dotted path, value received and a fix.
     """
+    values = read_values(file)
+    for override in overrides or []:
+        apply_override(values, override)
+    config = parse_tree(tree, values, where=str(file))
+    config.check()
+    return config
+
+
+def read_values(file: str | Path) -> dict[str, Any]:
+    """Read a YAML file of sections as plain values. Raises `ConfigError` with file and place."""
     file = Path(file)
     try:
         values = yaml.load(file.read_text(encoding="utf-8"), _Loader)  # a SafeLoader
@@ -100,11 +110,7 @@ def load_tree(tree: type[Tree], file: str | Path, overrides: list[str] | None = 
     values = {} if values is None else values
     if not isinstance(values, dict):
         raise ConfigError(f"{file}: must be a mapping of sections such as `run:`, not a {type(values).__name__}.")
-    for override in overrides or []:
-        apply_override(values, override)
-    config = parse_tree(tree, values, where=str(file))
-    config.check()
-    return config
+    return values
 
 
 def dump_tree(config: ConfigTree) -> str:

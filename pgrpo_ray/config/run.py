@@ -49,6 +49,7 @@ class RunSection(Section):
     """Also show the metrics in Weights & Biases: `online` with the key in the environment variable WANDB_API_KEY, or
     `offline` in the run's folder, for `wandb sync`. Needs `pgrpo-ray[wandb]`. TensorBoard's files are always there."""
     wandb_project: str = Field("pgrpo-ray", min_length=1)
+    """There, the project that the run is listed in."""
     min_free_mib: int = Field(1024, ge=0)
     """Refuse to start with less free disk under `dir`, MiB."""
 

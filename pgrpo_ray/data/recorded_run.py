@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import yaml
 
 from pgrpo_ray import config as configuration
 from pgrpo_ray.config import RunConfig
@@ -39,13 +38,11 @@ class RecordedRun:
 
     @cached_property
     def config_values(self) -> dict[str, Any]:
-        """The resolved config as plain values, whatever version of this project wrote it. Raises `DataError`."""
+        """The resolved config as plain values, whatever version of this project wrote it. Raises `ConfigError` and
+        `DataError`."""
         file = self.folder / "config.yaml"
-        try:
-            values = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise DataError(f"cannot be read ({error}). It must be the config.yaml of a run.", str(file)) from error
-        if not isinstance(values, dict) or not all(isinstance(section, dict) for section in values.values()):
+        values = configuration.read_values(file)
+        if not all(isinstance(section, dict) for section in values.values()):
             raise DataError("is no config of a run: it must be a mapping of sections.", str(file))
         return values
 

@@ -15,7 +15,8 @@ import pytest
 from recorded_pages import table_of, write_run
 from rich.console import Console
 
-from pgrpo_ray.cli import _status, app
+from pgrpo_ray.cli import app
+from pgrpo_ray.cli.failures import status_of
 from pgrpo_ray.data.recorded_run import RecordedRun
 from pgrpo_ray.errors import DataError
 from pgrpo_ray.obs.metrics import batch_metrics
@@ -251,8 +252,7 @@ def test_what_is_no_run_is_refused_with_a_fix(folder, tmp_path, capsys):
     assert not (tmp_path / "report.html").exists()
 
 
-def test_the_command(folder, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["pgrpo", "report", str(folder), "--out", str(tmp_path / "r.html")])
-    assert _status(app) == 0 and (tmp_path / "r.html").stat().st_size > 1e6
-    monkeypatch.setattr("sys.argv", ["pgrpo", "report", str(tmp_path)])
-    assert _status(app) == 2 and "no config.yaml" in capsys.readouterr().err
+def test_the_command(folder, tmp_path, capsys):
+    assert status_of(app, ["report", str(folder), "--out", str(tmp_path / "r.html")]) == 0
+    assert (tmp_path / "r.html").stat().st_size > 1e6
+    assert status_of(app, ["report", str(tmp_path)]) == 2 and "no config.yaml" in capsys.readouterr().err

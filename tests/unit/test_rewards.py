@@ -216,12 +216,12 @@ def test_a_rule_is_found_by_an_installed_packages_entry_point(tmp_path, monkeypa
     package.mkdir()
     (package / "METADATA").write_text("Metadata-Version: 2.1\nName: their-rewards\nVersion: 1\n")
     (package / "entry_points.txt").write_text(
-        "[pgrpo_ray.reward_rules]\nfrugal = their_rewards:theirs\nbroken = their_rewards:nothing\n"
+        "[pgrpo_ray.reward_rules]\ntheir_frugal = their_rewards:theirs\ntheir_missing = their_rewards:nothing\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    assert find_rule("frugal") is sys.modules["their_rewards"].theirs
+    assert find_rule("their_frugal") is sys.modules["their_rewards"].theirs
     with pytest.raises(ConfigError, match="entry point their_rewards:nothing"):
-        find_rule("broken")
+        find_rule("their_missing")
 
 
 def test_rules_are_found_by_name_and_by_import_path(monkeypatch):

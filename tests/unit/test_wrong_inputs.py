@@ -197,6 +197,12 @@ ROWS: list[tuple[typing.Any, ...]] = [
     (f"{EVAL} --temperature nan", 2, "rollout.temperature: must be a number"),
     (f"{EVAL} --template missing.txt", 2, "--template missing.txt: cannot be read (No such file", "docs/evaluation.md"),
     (f"{EVAL} --solutions refrence", 2, "evaluation.solutions", "Did you mean 'reference'?"),
+    ("report missing", 2, "missing: is no folder of a run", "such as runs/local"),
+    ("report", 2, "Missing argument 'RUN...'", "pgrpo report --help"),
+    ("rollouts missing", 2, "missing: is no folder of a run", "such as runs/local"),
+    ("rollouts folder --step 0", 2, "'--step'", "greater than or equal to 1"),
+    ("replay missing", 2, "missing: is no folder of a run", "such as runs/local"),
+    ("replay folder --steps 1", 2, "No such option: --steps", "--step"),
     ("compare missing folder", 2, "missing: has no samples.parquet", "Give a result of `pgrpo eval`"),
     ("compare folder folder --allow templat", 2, "--allow templat", "Did you mean 'template'?"),
     # Endpoints and secrets.
