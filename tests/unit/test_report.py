@@ -78,6 +78,8 @@ def test_numbers_of_a_step_are_those_that_the_run_writes(folder):
     columns |= {name: place.texts(name) for name in ("dropped", "masked", "verdict", "finish_reason")}
     lengths = place.numbers("response_tokens")
     columns |= {"format_ok": place.numbers("format_ok"), "response_length": lengths, "prompt_length": lengths}
+    unworded = {"phrases_repeated_frac": np.full(len(lengths), np.nan), "wording_digest": np.zeros(len(lengths), "u8")}
+    columns |= {"problem_id": place.texts("problem_id"), **unworded}
     written = batch_metrics(columns, place.group_index, 0)
     found = aggregates.step_estimates(place, seed=0)
     both = found.keys() & written.keys()

@@ -1,6 +1,7 @@
 """Sinks of a run's numbers: Weights & Biases as it really writes offline, and what is refused before a run."""
 
 import json
+import time
 
 import pytest
 
@@ -33,7 +34,20 @@ def chunks(log, header=7, block=32768):
 
 
 def records(folder):
-    """What Weights & Biases wrote offline, session after session: the id, project and (step, pass_rate) of each."""
+    """What Weights & Biases wrote offline, session after session: the id, project and (step, pass_rate) of each.
+
+    Its own process writes, on a loaded machine after `finish` has returned.
+    """
+    deadline = time.monotonic() + 30
+    found = _read_records(folder)
+    while not all(run for run, _ in found):
+        assert time.monotonic() < deadline, found
+        time.sleep(0.2)
+        found = _read_records(folder)
+    return [(run.run_id, run.project, points) for run, points in found]
+
+
+def _read_records(folder):
     from wandb.proto import wandb_internal_pb2
 
     found = []
@@ -49,7 +63,7 @@ def records(folder):
                     item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in record.history.item
                 }
                 points.append((items["step"], items.get("pass_rate")))
-        found.append((run.run_id, run.project, points))
+        found.append((run, points))
     return found
 
 
