@@ -4,7 +4,7 @@
     .venv/bin/python benchmarks/report.py --screenshots docs/images      # pictures of a smaller one, nothing measured
 
 The run is made up, in the form of a real one (`report_run.py`), with texts as a model of some billion parameters writes
-them: 2.5 kB of reasoning and 0.9 kB of program on average. The page is opened from disk in a fresh Chromium, `LOADS`
+them: 2.2 kB of reasoning and 0.8 kB of program on average. The page is opened from disk in a fresh Chromium, `LOADS`
 times; the median counts. `list_s` lasts until groups are listed and can be filtered, `load_s` until the browser has
 read the whole file, `group_s` from the click to the rollouts of a group whose texts were not decoded yet, `search_s`
 for one search through all texts. Writes `report.json`. Exits with 1 when the list takes more than `--wanted-s`.

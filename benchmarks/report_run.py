@@ -47,7 +47,7 @@ class MadeUpRun:
     def __init__(
         self, folder: Path, *, steps: int, groups: int, group_size: int = 8, text_scale: float = 1, seed: int = 0
     ):
-        """`text_scale`: 1 is 2.5 kB of reasoning and 0.9 kB of program on average."""
+        """`text_scale`: 1 is 2.2 kB of reasoning and 0.8 kB of program on average."""
         self.config = parse(
             {
                 "run": {"name": folder.name, "dir": str(folder.parent), "steps": steps, "seed": seed},

@@ -57,9 +57,9 @@ class ReportedRun:
         }
         summary = self.run.summary or {}
         for name, step in (("before", 0), ("after", self.run.metrics[-1]["step"])):
-            values = [summary.get(f"pass_at_1_{name}{end}") for end in ("", "_low", "_high")]
-            if None not in values:
-                found[step] = Estimate(*values)
+            value, low, high = (summary.get(f"pass_at_1_{name}{end}") for end in ("", "_low", "_high"))
+            if value is not None and low is not None and high is not None:
+                found[step] = Estimate(value, low, high)
         for place in self.places:
             if place.kind == "heldout" and (estimate := heldout_pass_at_1(place, self.seed)):
                 found[place.step] = estimate
@@ -262,8 +262,8 @@ def _stack(
 
 
 def _without_program(line: dict[str, Any]) -> float | None:
-    shares = [line.get(f"verdict_{verdict}") for verdict in Verdict]
-    return None if None in shares else max(0.0, 1 - sum(shares))
+    known = [share for verdict in Verdict if (share := line.get(f"verdict_{verdict}")) is not None]
+    return max(0.0, 1 - sum(known)) if len(known) == len(Verdict) else None
 
 
 def _rounded(value: Any) -> float | None:
