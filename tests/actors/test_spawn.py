@@ -200,10 +200,10 @@ def test_pinned_roles_go_where_they_belong_and_a_second_run_is_told_who_has_the_
 
 @pytest.fixture
 def one_marked_node():
-    """A node for reward replicas, which is just large enough for a rank and a worker too, and a larger one."""
+    """A node for reward replicas, and a smaller one: Ray puts groups where most is left."""
     cluster = Cluster(True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    marked = cluster.add_node(num_cpus=2, resources={"reward": 1, RESOURCE: 1})
-    cluster.add_node(num_cpus=8)
+    marked = cluster.add_node(num_cpus=8, resources={"reward": 1, RESOURCE: 1})
+    cluster.add_node(num_cpus=4)
     yield cluster, marked
     ray.shutdown()
     cluster.shutdown()
@@ -211,7 +211,7 @@ def one_marked_node():
 
 def test_a_pinned_reward_server_keeps_its_place_from_ranks_and_workers_that_may_go_anywhere(one_marked_node):
     cluster, marked = one_marked_node
-    tree = {"cluster": {"address": cluster.address, "pinned": ["reward"]}, "reward_model": {"threads": 2}}
+    tree = {"cluster": {"address": cluster.address, "pinned": ["reward"]}, "reward_model": {"threads": 8}}
     with ray_session(config := parse(tree)):
         with spawn._kept_for_reward(config, "passers"):
             group = spawn._reserve(config)
