@@ -44,6 +44,7 @@ from pgrpo_ray.actors.arrivals import Repeats
 from pgrpo_ray.actors.backlog import EVALUATION, Backlog, tokens_and_verdicts
 from pgrpo_ray.actors.checkpointing import Checkpointer
 from pgrpo_ray.actors.group_flow import Group, GroupFlow, Shipment, in_order, places_of
+from pgrpo_ray.actors.run_metrics import RunMetrics
 from pgrpo_ray.actors.spawn import Fleet
 from pgrpo_ray.actors.supervision import Supervisor
 from pgrpo_ray.algo.advantages import variance_shares
@@ -159,6 +160,7 @@ class Driver:
         """Taken."""
         self._before: Estimate | None = None
         self._repeats = Repeats()
+        self._live = RunMetrics(config.run.name)
         probe = config.monitor.probe
         self._monitor = HackingMonitor(config.monitor, read_probe(probe) if probe else None)
         self._writing: Any = None
@@ -191,6 +193,7 @@ class Driver:
         if self._resumed is None:
             self._before = self._evaluate("before")
         else:
+            self._display.stage("reading rollouts of the checkpoint")
             self._backlog.ask_again(*self._resumed, self._fleet.recorder, self._timeout_s)
         self._display.phase("train", steps)
         self._display.advance(self._steps)
@@ -210,6 +213,7 @@ class Driver:
                 self._display.phase("train", steps)
                 self._display.advance(step - 1)
             self._log.step(step, metrics)
+            self._live.step(step, metrics, self._monitor.num_open)
             self._display.step(step, metrics)
             self._display.advance()
             waited_s = self._checkpoint(step, metrics)
@@ -221,6 +225,7 @@ class Driver:
         folder = str(self._log.folder / "model")
         self._flow.get([rank.save.remote(folder) for rank in self._fleet.learner], self._timeout_s, "learner")
         self._finish_writing()
+        self._display.stage("writing the last checkpoint")
         self._checkpoints.finish(self._flow.wait_any)
         return RunResult(self._before, after, self._steps, self._policy_version)
 

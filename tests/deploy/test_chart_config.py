@@ -129,7 +129,8 @@ def test_the_dashboard_asks_for_metrics_that_are_exported() -> None:
     asked = set(
         re.findall(r"\bray_\w+", " ".join(t["expr"] for panel in dashboard["panels"] for t in panel["targets"]))
     )
-    ours = (ROOT / "pgrpo_ray" / "actors" / "pool_metrics.py").read_text(encoding="utf-8")
+    sources = [ROOT / "pgrpo_ray" / "actors" / name for name in ("pool_metrics.py", "run_metrics.py")]
+    ours = "".join(source.read_text(encoding="utf-8") for source in sources)
     suffixes = {"Gauge": ("",), "Counter": ("_total",), "Histogram": ("_bucket", "_sum", "_count")}
     exported = {
         f"ray_{name}{suffix}"
@@ -144,6 +145,9 @@ def test_the_dashboard_asks_for_metrics_that_are_exported() -> None:
         re.findall(r"\bray_\w+", (ray / "metrics" / "dashboards" / "default_dashboard_panels.py").read_text())
     )
     assert asked and asked <= exported, asked - exported
+    assert {name for name in exported if name.startswith("ray_pgrpo_run_")} <= asked, "a number of the run has no panel"
+    (run,) = (one for one in dashboard["templating"]["list"] if one["name"] == "run")
+    assert run["allValue"] == ".*"  # outside of Kubernetes no metric has the label, and only this matches its absence
     assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
 
 

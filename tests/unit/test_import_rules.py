@@ -36,6 +36,7 @@ ONLY_IN = {
         "actors/postmortem.py",
         "actors/reward_server.py",
         "actors/rm_training.py",
+        "actors/run_metrics.py",
         "actors/sampling.py",
         "actors/scoring.py",
         "actors/spawn.py",
