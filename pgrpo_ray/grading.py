@@ -20,7 +20,7 @@ from pgrpo_ray.data.loaders import Submission, load_problems, load_programs
 from pgrpo_ray.errors import DataError, EnvironmentFault
 from pgrpo_ray.interrupts import interruptible
 from pgrpo_ray.obs.disk import check_out
-from pgrpo_ray.obs.display import warn_weak_sandbox
+from pgrpo_ray.obs.display import warn_weak_sandbox, working
 from pgrpo_ray.protocols import Judge
 from pgrpo_ray.types import Judgement, Problem
 
@@ -37,12 +37,12 @@ def grade_file(problems: Path, format: str, programs: Path, out: Path, config: R
     try:
         with (
             interruptible(),
-            console.status("starting") as status,
+            working(console, "starting") as tell,
             judges(by_id.values(), config, console) as (pool, sandbox),
             draft.open("w", encoding="utf-8") as file,
         ):
             for start in range(0, len(submissions), CHUNK):
-                status.update(f"judging program {start + 1} of {len(submissions)} ({sandbox.name})")
+                tell(f"judging program {start + 1} of {len(submissions)} ({sandbox.name})")
                 part = submissions[start : start + CHUNK]
                 judgements = pool.judge_many([(by_id[entry.problem_id], entry.program) for entry in part])
                 file.writelines(_lines(part, judgements))

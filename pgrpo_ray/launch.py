@@ -71,11 +71,13 @@ def run(config: RunConfig, console: Console, resume: str | None = None) -> Path:
             display.note(f"run folder: {log.folder}")
             sized = examined.reward.sized(config)
             if config.cluster.address != "local":
+                display.stage("asking the cluster for room")
                 with ray_session(sized):  # a cluster that cannot hold the roles is refused before work goes into them
                     pass
             with interruptible():  # Ray replaces the signal handlers of its process when it starts, so set them again
                 starter = prepare_starter(config, display) if examined.reward.uses_starter(config) else None
                 models = resolve_models(config, starter)
+                display.stage("reading and encoding problems")
                 problems = examined.problems or preflight.load_problem_sets(config, starter)
                 prompt_ids = preflight.encode(config, models.policy, problems)
             prepared = time.monotonic()
@@ -127,6 +129,7 @@ class Training:
                     raise
                 self.display.note(f"[red]{escape(str(error))}[/red]")
             self._check_owner(store)
+            self.display.stage("looking for the last checkpoint that is whole")
             store.tidy()
             newest = store.newest_whole()
             if newest is None and store.names():
@@ -139,6 +142,7 @@ class Training:
             check_room(self.examined.reward.sized(self.config), fewer=cluster.on_failure == "go_on")
             self._check_owner(store)  # that may have taken long
             self.display.note("all roles are started again")
+            self.display.stage("starting vLLM, DeepSpeed and the sandbox")
             resumed = self._go_back(checkpoint)
             if checkpoint is None:
                 self.log.rewind(0)

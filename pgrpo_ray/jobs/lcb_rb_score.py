@@ -23,6 +23,7 @@ from pgrpo_ray.interrupts import interruptible
 from pgrpo_ray.jobs.judges import AnswerBook, rejection_note
 from pgrpo_ray.jobs.starter import make_starter
 from pgrpo_ray.obs.disk import check_out, write_out
+from pgrpo_ray.obs.display import working
 from pgrpo_ray.reward_model import judging, statistics
 from pgrpo_ray.reward_model.judging import Question
 from pgrpo_ray.reward_model.lcb_rb import schema
@@ -67,14 +68,14 @@ def score(
     scored: dict[str, Scored] = {}
     with interruptible():
         if reward_model == STARTER:
-            with console.status("making the starter") as status:
-                reward_model = str(make_starter(starter, status.update).reward_model)
+            with working(console, "making the starter") as tell:
+                reward_model = str(make_starter(starter, tell).reward_model)
         if reward_model is not None:
             scored[REWARD_MODEL] = by_reward_model(pairs, reward_model, within_model(scoring, reward_model), console)
         if judge is not None and prompt is not None:
             if judge.needs_starter:
-                with console.status("making the starter") as status:
-                    judge = judge.with_starter(make_starter(starter, status.update).policy, content_key(starter))
+                with working(console, "making the starter") as tell:
+                    judge = judge.with_starter(make_starter(starter, tell).policy, content_key(starter))
             book = AnswerBook(out.with_name(f"{out.name}.answers.jsonl"))
             scored["judge"] = _by_judge(pairs, judge, prompt, book, scoring.seed, console)
     if baselines or not scored:
@@ -152,7 +153,7 @@ def raw_scores(items: Sequence[tuple[str, str]], model: str, scoring: ScoringSec
         raise ModelError("--device cuda: torch sees no GPU. Leave it out to score on the CPU.")
     torch.set_num_threads(scoring.threads)
     loaded = load(model, scoring.dtype, scoring.device)
-    with console.status(f"scoring {len(items)} texts"):
+    with working(console, f"scoring {len(items)} texts"):
         raw = train.raw_scores(loaded, items, scoring.batch_size, scoring.max_length_tokens)
     broken = [number for number, value in enumerate(raw) if not math.isfinite(value)]
     if broken:
@@ -176,7 +177,7 @@ def _by_judge(
     from pgrpo_ray.reward_model.lcb_rb.agreement import agreement
 
     questions = [Question(str(at), pair.prompt, pair.chosen, pair.rejected) for at, pair in enumerate(pairs)]
-    with open_chat_model(section.chat) as model, console.status(f"asking {escape(model.name)} in both orders"):
+    with open_chat_model(section.chat) as model, working(console, f"asking {model.name} in both orders"):
         answers = book.ask(model, section, prompt, questions, seed)
         name = model.name
     if answers.unanswered:

@@ -21,6 +21,7 @@ from pgrpo_ray.interrupts import interruptible
 from pgrpo_ray.jobs.lcb_rb_score import interval_cell, raw_scores, within_model, write_json
 from pgrpo_ray.jobs.starter import make_starter
 from pgrpo_ray.obs.disk import check_out
+from pgrpo_ray.obs.display import working
 from pgrpo_ray.reward_model import corpus, probes
 from pgrpo_ray.reward_model.probes import Honest, ProbeResult
 
@@ -50,8 +51,8 @@ def probe(
         within_model(scoring, reward_model)  # refused now, not after a starter is made
     with interruptible():
         if reward_model == STARTER or not honest:
-            with console.status("making the starter") as status:
-                paths = make_starter(config.starter, status.update)
+            with working(console, "making the starter") as tell:
+                paths = make_starter(config.starter, tell)
             reward_model = str(paths.reward_model) if reward_model == STARTER else reward_model
             if not honest:
                 honest, admits = _starter_honest(paths.heldout, section.seed)

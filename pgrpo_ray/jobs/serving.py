@@ -28,6 +28,7 @@ from pgrpo_ray.errors import ConfigError, EnvironmentFault
 from pgrpo_ray.interrupts import interruptible
 from pgrpo_ray.jobs.starter import FAMILIES, make_starter
 from pgrpo_ray.obs.disk import keep_secret
+from pgrpo_ray.obs.display import working
 from pgrpo_ray.preflight import cache_folder
 from pgrpo_ray.reward_model.checkpoint import inspect
 from pgrpo_ray.reward_model.http_api import make_app
@@ -44,8 +45,8 @@ def serve(config: ServingConfig, console: Console) -> None:
         _check_devices(config)
         reward_model = config.reward_model
         if reward_model.model == STARTER:
-            with console.status("making the starter") as status:
-                made = make_starter(config.starter, status.update, families=FAMILIES).reward_model
+            with working(console, "making the starter") as tell:
+                made = make_starter(config.starter, tell, families=FAMILIES).reward_model
             reward_model = reward_model.model_copy(update={"model": str(made)})
         checkpoint = inspect(reward_model.model)
         name = f"pgrpo-rm-serve-{os.getpid()}-{time.time_ns():x}"
