@@ -294,6 +294,7 @@ def make_driver(tmp_path):
         sync=(),
         cluster=(),
         checkpoint=(),
+        monitor=(),
         resumed=None,
         respawned="normal",
     ):
@@ -306,6 +307,7 @@ def make_driver(tmp_path):
                 "sync": dict(sync),
                 "cluster": {"stage_timeout_s": 30} | dict(cluster),
                 "checkpoint": {"every_steps": 0} | dict(checkpoint),
+                "monitor": dict(monitor),
             }
         )
         problems = [Problem(f"p{n}", "?", TestStyle.CALL, (CallCase([], 1),), "f") for n in range(2 * prompts)]

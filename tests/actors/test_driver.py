@@ -2,7 +2,9 @@
 
 import itertools
 import json
+import re
 import time
+import urllib.request
 
 import pytest
 import ray
@@ -285,3 +287,36 @@ def test_what_a_role_loses_or_breaks_is_noticed_and_named(make_driver, moods, wo
     driver, _, _ = make_driver(**moods)
     with pytest.raises(StageError, match=words):
         driver.run()
+
+
+def test_the_nodes_metrics_port_tells_how_the_run_goes(make_driver):
+    driver, _, log = make_driver()
+    driver.run()
+    last = json.loads((log.folder / "metrics.jsonl").read_text().splitlines()[-1])
+    (node,) = ray.nodes()
+    worker = ray.get_runtime_context().get_worker_id()
+    wanted = {"step": 2.0, "pass_rate": last["pass_rate"], "reward": last["reward"], "hacking_findings": 0.0}
+    deadline = time.monotonic() + 60  # Ray exports every 10 s
+    while True:
+        with urllib.request.urlopen(f"http://127.0.0.1:{node['MetricsExportPort']}/metrics", timeout=10) as answer:
+            lines = re.findall(r"^ray_pgrpo_run_(\w+)\{(.*)\} (\S+)$", answer.read().decode(), re.MULTILINE)
+        mine = [line for line in lines if f'WorkerId="{worker}"' in line[1] and 'run="scripted"' in line[1]]
+        seen = {name: pytest.approx(float(value)) for name, _, value in mine}
+        if wanted.items() <= seen.items():
+            break
+        assert time.monotonic() < deadline, mine
+        time.sleep(0.5)
+    stages = {re.search(r'stage="(\w+)"', labels)[1] for name, labels, _ in mine if name == "busy_seconds"}
+    assert {"sampling", "judging", "learning", "sync"} <= stages
+
+
+def test_a_sign_of_hacking_is_told_once_with_rollouts_to_read(make_driver):
+    driver, _, log = make_driver(steps=3, monitor={"window_steps": 2, "max_thinking_share": 0.001})
+    driver.run()
+    lines = [json.loads(line) for line in (log.folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["hacking_share"] for line in lines] == [None, 1.0, 1.0]
+    assert all(line["hacking_failers"] is None for line in lines)  # under `posterior` nobody scores failers
+    said = driver._display.console.file.getvalue()
+    assert said.count("a sign of reward hacking") == 1
+    assert "step 2: a sign of reward hacking, share: " in said
+    assert "Read of step 2: p" in said
