@@ -37,6 +37,7 @@ audit: $(INSTALLED)
 test: setup audit
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
 	$(VENV)/bin/python -m pytest -n auto tests/unit tests/fuzz tests/deploy
 	$(VENV)/bin/python -m pytest tests/actors tests/integration tests/chaos
 

@@ -237,8 +237,8 @@ class Driver:
         if self._checkpoints.due(step):
             self._display.stage("copying the learner's state")
             self._checkpoints.finish(self._flow.wait_any)  # before the state is taken, as groups move meanwhile
-            value = metrics.get(self._config.checkpoint.best_by, np.nan)
-            value = float(value) if np.isfinite(value) else None
+            best_by = metrics.get(self._config.checkpoint.best_by, np.nan)
+            value = float(best_by) if np.isfinite(best_by) else None
             keep = partial(self._backlog.keep_done, self._fleet.recorder)
             self._checkpoints.begin(self._state(), value, keep, self._timeout_s, self._flow.wait_any)
         return time.monotonic() - began
@@ -325,17 +325,17 @@ class Driver:
             missing = wanted - int(batch.alive().sum())
             if not round_left or not missing:
                 break
-            demand = self._backlog.ask_more(step, groups, missing, self._policy_version)
-            if demand is None:
+            more = self._backlog.ask_more(step, groups, missing, self._policy_version)
+            if more is None:
                 break
-            groups, sampled = groups + self._flow.finish(demand), demand.sampled_at
+            groups, sampled = groups + self._flow.finish(more), more.sampled_at
         return batch, sampled
 
     def _reward(self, groups: list[Group]) -> Batch:
         """Compose rewards and advantages of what has been judged and scored."""
         shipments, places = places_of(groups)
         scalars = in_order([shipment.scalars for shipment in shipments], places)
-        thinking = in_order([shipment.scoring.table for shipment in shipments], places)
+        thinking = in_order([shipment.thinking for shipment in shipments], places)
         columns = to_columns(arrow.append_columns(scalars, thinking))
         group_index = np.repeat(np.arange(len(groups)), places.size)
         check_staleness(columns["policy_version"], self._policy_version, self._config.algo.max_staleness)
@@ -401,7 +401,7 @@ class Driver:
         self._display.stage("publishing weights")
         span = self._timeline.begin("sync", f"version {self._policy_version}")
         while True:
-            self._flow.until(lambda: self._crew.started)  # one at least
+            self._flow.until(lambda: bool(self._crew.started))  # one at least
             workers = self._crew.started
             if self._publish_to(workers, self._flow.wait_any):
                 break

@@ -5,6 +5,8 @@ processes with type and fields intact, and turns all others into `Unserializable
 wrong, where, and how to fix it.
 """
 
+from typing import Any
+
 
 class PgrpoError(Exception):
     """Base of all errors that end a command with a message instead of a traceback."""
@@ -20,7 +22,7 @@ class ConfigError(PgrpoError, ValueError):
         super().__init__(message)
         self.path = path
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.args[0], self.path)
 
 
@@ -36,7 +38,7 @@ class DataError(PgrpoError, ValueError):
         where = f"{self.file}:{self.line}" if self.line else self.file
         return f"{where}: {self.args[0]}" if where else str(self.args[0])
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.args[0], self.file, self.line)
 
 
@@ -73,7 +75,7 @@ class CheckerError(PgrpoError):
         super().__init__(message)
         self.checker = checker
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.args[0], self.checker)
 
 
@@ -84,7 +86,7 @@ class OverloadError(PgrpoError):
         super().__init__(message)
         self.retry_after_s = retry_after_s
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.args[0], self.retry_after_s)
 
 
@@ -136,7 +138,7 @@ class StageError(PgrpoError):
         super().__init__(message)
         self.stage = stage
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.args[0], self.stage)
 
 
@@ -151,5 +153,5 @@ class LostError(StageError):
         super().__init__(message, stage)
         self.actor_id = actor_id
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.args[0], self.stage, self.actor_id)

@@ -8,6 +8,7 @@ logprobs does (`driver`). `Repeats` counts what may be such, or may be a policy 
 
 from collections import deque
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +32,7 @@ def check_groups(
     for row in range(0, len(scalars["problem_id"]), group_size):
         group = [scalars[name][row : row + group_size] for name in LOOKED_AT]
         problem = group[0][0]
-        if fault := _fault(*group, group_size, prompts.get(problem), version, problem in arrived):
+        if fault := _fault(group, group_size, prompts.get(problem), version, problem in arrived):
             raise CorruptionError(
                 f"rollout worker: a group of problem {problem} {fault}. Nothing of it was trained on. The workers' "
                 "logs in Ray's session folder may say more."
@@ -42,16 +43,14 @@ def check_groups(
 
 
 def _fault(
-    problems: list[str],
-    samples: list[int],
-    versions: list[int],
-    digests: list[int],
+    columns: list[list[Any]],
     group_size: int,
     prompt: int | None,
     version: int,
     arrived: bool,
 ) -> str:
-    """Say what is wrong with a group; empty where nothing is."""
+    """Say what is wrong with a group, given as columns `LOOKED_AT`; empty where nothing is."""
+    problems, samples, versions, digests = columns
     if prompt is None:
         return "was not asked for"
     if arrived:

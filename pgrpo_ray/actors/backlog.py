@@ -8,6 +8,7 @@ and taken up again by another process (`restore`, `ask_again`), which then asks 
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -96,12 +97,7 @@ class Backlog:
             if len(taken) == wanted or all(demand.complete for demand in self.asked):
                 break
             seen = sum(len(demand.done) for demand in self.asked)
-            self._flow.until(
-                lambda seen=seen: (
-                    sum(len(demand.done) for demand in self.asked) > seen
-                    or all(demand.complete for demand in self.asked)
-                )
-            )
+            self._flow.until(partial(self._more_done, seen))
         self.asked = deque(demand for demand in self.asked if demand.outstanding)
         return list(taken.values())
 
@@ -153,7 +149,7 @@ class Backlog:
         for index, demand in enumerate(self.asked):
             if demand.done:
                 shipments, places = places_of(demand.done)
-                thinking = in_order([shipment.scoring.table for shipment in shipments], places)
+                thinking = in_order([shipment.thinking for shipment in shipments], places)
                 tables = [*tokens_and_verdicts(shipments), thinking]
                 kept.append(recorder.keep.remote(draft, _pending_file(index), places.groups(), *tables))
         return kept
@@ -170,6 +166,11 @@ class Backlog:
         self.ledger.check()
         self._unasked = self._requests_again(state.unasked)
 
+    def _more_done(self, seen: int) -> bool:
+        """Whether more than `seen` groups are done, or nothing is left to wait for."""
+        done = sum(len(demand.done) for demand in self.asked)
+        return done > seen or all(demand.complete for demand in self.asked)
+
     def ask_again(self, checkpoint: Checkpoint, state: RunState, recorder: Any, timeout_s: float) -> None:
         """Bring back what was done, and have the rest sampled. Raises `CheckpointError` where the two do not fit."""
         section = self._config.rollout
@@ -181,7 +182,8 @@ class Backlog:
                 scalars, thinking = self._flow.get(held, timeout_s, "recorder")
                 scoring = Scoring(rollouts, thinking.num_rows, [], [], 0.0, None, thinking)
                 judging = Judging(rollouts, verdicts, None, (), 0.0, 0.0)
-                done = Shipment(None, judging, scoring=scoring, scalars=scalars)
+                unknown: Any = None  # until `ask` names the demand that it belongs to
+                done = Shipment(unknown, judging, scoring=scoring, scalars=scalars)
             requests = self._requests_again(saved.requests)
             how = section.group_size, section.temperature, saved.version
             demand = self._flow.ask(requests, *how, score=True, done=done)
@@ -217,8 +219,15 @@ class Backlog:
         for request in requests:
             if self.ledger.is_open(request.number):
                 entry = self.ledger.entry(request.number)
-                about = {"problem_id": request.problem_id, "seed": request.seed}
-                found.append(OpenRequest(number=request.number, epoch=entry.epoch, step=entry.step, **about))
+                found.append(
+                    OpenRequest(
+                        number=request.number,
+                        problem_id=request.problem_id,
+                        seed=request.seed,
+                        epoch=entry.epoch,
+                        step=entry.step,
+                    )
+                )
         return found
 
     def _requests_again(self, saved: Sequence[OpenRequest]) -> list[PromptRequest]:

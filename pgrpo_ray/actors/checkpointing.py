@@ -36,7 +36,8 @@ class Checkpointer:
         self._note = note
         self._writing: list[Any] = []
         self._draft = ""
-        self._step, self._value, self._began = 0, None, 0.0
+        self._step, self._began = 0, 0.0
+        self._value: float | None = None
         self._files: dict[str, FileFacts] = {}
         self._failures = 0
 

@@ -48,6 +48,9 @@ SAMPLING = "sampling"
 """Concurrency group of a rollout worker's `generate`: its calls run beside each other and beside new weights."""
 
 
+_UNDER_WAY = "only groups out of a checkpoint have no stream and no span, and those are done"
+
+
 @dataclass(eq=False)
 class Shipment:
     """Groups of one demand that travel together. References, plus the scalars once they are in."""
@@ -65,6 +68,12 @@ class Shipment:
     """The scalar table, None until it is in."""
     problems: list[str] = field(default_factory=list)
     """Of its groups, once the scalars are in."""
+
+    @property
+    def thinking(self) -> Any:
+        """The THINKING table of groups whose scores are in."""
+        assert self.scoring, "groups of which no scores were asked for"
+        return self.scoring.table
 
 
 @dataclass(eq=False, slots=True)
@@ -327,9 +336,11 @@ class GroupFlow:
         if shipment.scalars is None:
             self._judged(shipment)
         else:
-            self._scorer.answer(shipment.scoring, self._timeout_s)
-            if shipment.scoring.ref is not None:  # it is asked for again
-                self._pending[shipment.scoring.ref] = shipment
+            scoring = shipment.scoring
+            assert scoring, "scalars are in, and nothing is scored"
+            self._scorer.answer(scoring, self._timeout_s)
+            if scoring.ref is not None:  # it is asked for again
+                self._pending[scoring.ref] = shipment
                 return
             self._end(shipment)
 
@@ -351,6 +362,7 @@ class GroupFlow:
         if demand.score and not demand.dropped:
             shipment.scoring = self._scorer.score(shipment.judging.rollouts, shipment.scalars, self._statements)
             if shipment.scoring.ref is not None:
+                assert shipment.span, _UNDER_WAY
                 self._timeline.end(shipment.span)
                 shipment.span = self._timeline.begin("scoring", demand.name)
                 self._pending[shipment.scoring.ref] = shipment
@@ -360,6 +372,7 @@ class GroupFlow:
     def _lose(self, shipment: Shipment, error: LostError) -> None:
         """Its rollouts are gone, mostly with their worker."""
         source = shipment.stream
+        assert source and shipment.span, _UNDER_WAY
         source.lost = True
         self._timeline.end(shipment.span)
         self._crew.lost(source.worker, error)
@@ -369,8 +382,9 @@ class GroupFlow:
 
     def _end(self, shipment: Shipment) -> None:
         """The groups of a shipment have all that they were to get."""
-        self._timeline.end(shipment.span)
         demand, source = shipment.demand, shipment.stream
+        assert source and shipment.span, _UNDER_WAY
+        self._timeline.end(shipment.span)
         demand.under_way -= 1
         source.under_way -= 1
         if not demand.dropped:
@@ -429,7 +443,8 @@ def places_of(groups: list[Group]) -> tuple[list[Shipment], Places]:
     number: dict[Shipment, int] = {}
     where = [(number.setdefault(one.shipment, len(number)), one.first_row, one.size) for one in groups]
     shipments = list(number)
-    return shipments, Places(*np.array(where).T, np.array([shipment.scalars.num_rows for shipment in shipments]))
+    table, first_row, size = np.array(where).T
+    return shipments, Places(table, first_row, size, np.array([shipment.scalars.num_rows for shipment in shipments]))
 
 
 def in_order(tables: list[pa.Table], places: Places) -> pa.Table:

@@ -234,12 +234,12 @@ class ExecutionPools:
 
     def _submit(self, judging: Judging, pool: Pool | None) -> Judging:
         if pool is None:
-            tried, (verdicts, scalars) = (), _UNSCORED.remote(judging.rollouts, judging.cause)
+            verdicts, scalars = _UNSCORED.remote(judging.rollouts, judging.cause)
         else:
             pool.outstanding += 1
             pool.judge = pool.judge or pool.actor.judge.options(num_returns=2)
             verdicts, scalars = pool.judge.remote(judging.rollouts)
-            tried = (*judging.tried, pool)
+        tried = (*judging.tried, pool) if pool else ()
         return replace(judging, verdicts=verdicts, scalars=scalars, tried=tried, given=clock.now())
 
     def _best(self, tried: tuple[Pool, ...]) -> Pool | None:

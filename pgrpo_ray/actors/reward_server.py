@@ -110,7 +110,8 @@ class RewardReplica:
         ):
             groups[problem][row] = tuple(item)
         asking = (self._with_others(list(items.values()), timeout_s) for items in groups.values())
-        scores, errors = {}, {}
+        scores: dict[int, float] = {}
+        errors: dict[int, str] = {}
         for items, answer in zip(groups.values(), await asyncio.gather(*asking, return_exceptions=True), strict=True):
             if isinstance(answer, PgrpoError):
                 errors |= dict.fromkeys(items, f"{type(answer).__name__}: {answer}")

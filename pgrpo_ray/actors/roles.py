@@ -336,7 +336,8 @@ class LearnerRole:
         facts of the file. Raises `EnvironmentFault` for a full disk."""
         from pgrpo_ray.obs.checkpoints import put_file
 
-        snapshot, self._snapshot = self._snapshot, None
+        snapshot = self._snapshot
+        del self._snapshot  # a copy of all that this rank holds
         return put_file(draft, snapshot.file_name, snapshot.write)
 
 
@@ -350,7 +351,7 @@ class RecorderRole:
         tables, then as many VERDICT tables, then what the driver holds of the batch, in the order of `groups`.
         """
         from pgrpo_ray.data import arrow
-        from pgrpo_ray.obs.run_log import explain_full_disk
+        from pgrpo_ray.obs.disk import explain_full_disk
 
         whole = _joined(groups, tables)
         with explain_full_disk(Path(path).parent):

@@ -108,6 +108,7 @@ class GroupScorer:
         left = scoring.deadline - clock.now()
         if left > 0:
             try:
+                assert self._ask, "rows to score, where nobody is scored"
                 scoring.ref = self._ask(scoring.rollouts, scoring.rows, scoring.statements, left)
                 return
             except TimeoutError as error:

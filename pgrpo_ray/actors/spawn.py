@@ -111,7 +111,7 @@ class Fleet:
 def ray_session(config: RunConfig) -> Iterator[None]:
     """Join or start Ray for the length of the block, with room for every role of a run."""
     cpus = sum(bundle.takes["CPU"] for bundle in placement.bundles(config))
-    marks = {RESOURCE: 1, **dict.fromkeys(config.cluster.pinned, 1)}
+    marks: dict[str, float] = {RESOURCE: 1, **dict.fromkeys(config.cluster.pinned, 1)}
     with cluster_session(config.cluster, math.ceil(cpus), marks):
         _check_free(check_room(config))
         yield

@@ -218,7 +218,8 @@ class Supervisor:
                 self._known_replicas.add(name)
                 self._watchdog.watch(name, actor, REPLICA)
         seen = self._watchdog.look()
-        found = {(type(one), one.name): one for one in (*seen.silent, *seen.dead)}
+        both: tuple[Silent | Dead, ...] = (*seen.silent, *seen.dead)
+        found = {(type(one), one.name): one for one in both}
         new = [one for key, one in found.items() if key not in self._dealt_with]
         self._dealt_with = set(found)
         for one in new:
@@ -281,6 +282,7 @@ class Supervisor:
             self._start_again(worker)
 
     def _start_again(self, worker: _Worker) -> None:
+        assert self._respawn  # asked before a restart is planned
         self._restarts += 1
         worker.actor = self._respawn(worker.index)
         worker.starting = worker.actor.start.remote()

@@ -190,10 +190,7 @@ class Watchdog:
         if error is not None:
             last = watched.dead.pulse if watched.dead else before
             watched.dead = Dead(watched.name, watched.role, watched.actor, error, last)
-        elif before is not None and (before.pid, before.node_id) != (
-            pulse.pid,
-            pulse.node_id,
-        ):  # Ray was faster than we
+        elif before and pulse and (before.pid, before.node_id) != (pulse.pid, pulse.node_id):  # Ray was faster than we
             watched.dead = Dead(watched.name, watched.role, watched.actor, None, before)
         else:
             watched.dead = None
@@ -262,8 +259,8 @@ def _examine(suspects: Iterable[tuple[Any, int]]) -> list[Finding | None]:
     refs = [_ping_of(actor)() for actor, _ in suspects]
     answered, _ = ray.wait(refs, num_returns=len(refs), timeout=SECOND_PING_S)
     with ThreadPoolExecutor(SIDE_BY_SIDE) as threads:
-        findings = [
+        looks = [
             None if ref in answered else threads.submit(evidence.examine, pid, logs_folder())
             for ref, (_, pid) in zip(refs, suspects, strict=True)
         ]
-        return [finding and finding.result() for finding in findings]
+        return [look.result() if look else None for look in looks]

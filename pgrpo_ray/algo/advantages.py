@@ -114,9 +114,11 @@ def _scales(values: np.ndarray, group: np.ndarray, std_floor: float, estimator: 
     lowest, highest = np.full(count.size, np.inf), np.full(count.size, -np.inf)
     np.minimum.at(lowest, group, values)
     np.maximum.at(highest, group, values)
-    return np.where(highest > lowest, scale, 0.0)[group]
+    scales: np.ndarray = np.where(highest > lowest, scale, 0.0)[group]
+    return scales
 
 
 def _centred(values: np.ndarray, group: np.ndarray) -> np.ndarray:
     """Return each row's distance from its group's mean."""
-    return values - (np.bincount(group, values) / np.bincount(group))[group]
+    distance: np.ndarray = values - (np.bincount(group, values) / np.bincount(group))[group]
+    return distance

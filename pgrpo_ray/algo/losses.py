@@ -85,7 +85,8 @@ def sampled_logprobs(logits: Tensor, ids: Tensor, temperature: float) -> tuple[T
         raise ValueError(f"logits must be [B, T, V] and ids [B, T], received {tuple(logits.shape)}, {tuple(ids.shape)}")
     if not temperature > 0:
         raise ValueError(f"temperature must be above 0, received {temperature}")
-    return _SampledLogprobs.apply(logits, ids, float(temperature))
+    logprobs, entropy = _SampledLogprobs.apply(logits, ids, float(temperature))  # type: ignore[no-untyped-call]  # torch's
+    return logprobs, entropy
 
 
 class _HeadLogprobs(torch.autograd.Function):
@@ -152,7 +153,9 @@ def head_logprobs(
         raise ValueError(f"hidden must be [N, H] and ids [N], received {tuple(hidden.shape)}, {tuple(ids.shape)}")
     if not temperature > 0:
         raise ValueError(f"temperature must be above 0, received {temperature}")
-    return _HeadLogprobs.apply(hidden, weight, bias, ids, float(temperature))
+    found = _HeadLogprobs.apply(hidden, weight, bias, ids, float(temperature))  # type: ignore[no-untyped-call]  # torch's
+    logprobs, entropy = found
+    return logprobs, entropy
 
 
 def policy_loss(

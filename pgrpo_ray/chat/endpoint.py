@@ -23,13 +23,16 @@ import random
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import openai
 
 from pgrpo_ray.config.chat import ChatSection
 from pgrpo_ray.errors import ConfigError, EnvironmentFault, PgrpoError
 from pgrpo_ray.types import ChatAnswer, ChatRequest
+
+if TYPE_CHECKING:
+    from openai.types.chat import ChatCompletionMessageParam
 
 REJECTED = "rejected"
 """Finish reason of a request that the endpoint will never answer."""
@@ -75,7 +78,8 @@ class EndpointChat:
         Raises `ConfigError` (key, address or model refused) or `EnvironmentFault` (nobody answers); answers that were
         in by then are yielded first.
         """
-        waiting, flying = iter(requests), set()
+        waiting = iter(requests)
+        flying: set[concurrent.futures.Future[Any]] = set()
         try:
             while True:
                 while len(flying) < self._lanes and (request := next(waiting, None)) is not None:
@@ -162,7 +166,9 @@ class EndpointChat:
         return self._fail(request, problem)
 
     async def _send(self, request: ChatRequest) -> Any:
-        messages = [{"role": "system", "content": request.system}] if request.system else []
+        messages: list[ChatCompletionMessageParam] = []
+        if request.system:
+            messages.append({"role": "system", "content": request.system})
         messages.append({"role": "user", "content": request.prompt})
         options: dict[str, Any] = {self._section.max_tokens_key: request.max_tokens}
         if self._section.send_seed:
@@ -228,8 +234,9 @@ def _read(request: ChatRequest, completion: Any) -> ChatAnswer | None:
     message = getattr(choice, "message", None)
     reason = getattr(choice, "finish_reason", None)
     text = getattr(message, "content", None)
-    if text is None and isinstance(getattr(message, "refusal", None), str):
-        text = message.refusal
+    refusal = getattr(message, "refusal", None)
+    if text is None and isinstance(refusal, str):
+        text = refusal
     if text is None and reason == "content_filter":
         text = ""
     if not isinstance(text, str):

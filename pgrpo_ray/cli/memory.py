@@ -17,7 +17,7 @@ def plans_of(config: RunConfig, gpu_gib: float) -> list[RolePlan]:
     """
     from pgrpo_ray.preflight import model_facts, plan_reward
 
-    plans = []
+    plans: list[RolePlan] = []
     if config.policy.model != STARTER:
         shape = model_facts(config.policy.model, "policy.model", role="causal").shape
         if shape:

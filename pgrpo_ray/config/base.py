@@ -48,7 +48,7 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
-            alias = self.peek_event()
+            alias = self.peek_event()  # type: ignore[no-untyped-call]  # in its stubs
             if isinstance(self.anchors.get(alias.anchor), yaml.CollectionNode):
                 message = f"alias {alias.anchor!r} stands for a list or a mapping: write that out"
                 raise yaml.composer.ComposerError(None, None, message, alias.start_mark)

@@ -65,7 +65,7 @@ class SampledSection(RolloutSection):
     """Problems between two writes: what a killed evaluation may lose."""
     group_size: int = Field(1, ge=1)
     """n: samples per problem."""
-    temperature: float = Field(0.0, ge=0)  # type: ignore[assignment]
+    temperature: float = Field(0.0, ge=0)
     """0: the most likely token each time; then n is 1."""
     max_response_tokens: int | None = Field(None, ge=1)  # type: ignore[assignment]
     """Longer responses are cut, tokens. None: 4096, or what the model's positions leave beside the longest prompt."""

@@ -129,7 +129,7 @@ def _pairs(tests: Any, metadata: dict[str, Any]) -> tuple[str, str | None, list[
             raise DataError(f"{where!r} is of type {excerpt(kind)}; known are {', '.join(_CALLED)}.")
         kinds.add(_CALLED[kind])
         if _CALLED[kind]:
-            own = test.get("metadata") if isinstance(test.get("metadata"), dict) else {}
+            own = test["metadata"] if isinstance(test.get("metadata"), dict) else {}
             given_name = test.get("fn_name") or own.get("func_name") or metadata.get("func_name")
             names.add(_name(given_name, f"{where}.fn_name"))
         pairs.append((where, test["input"], test["output"]))

@@ -14,15 +14,15 @@ import numpy as np
 
 def prompt_digest(prompt_ids: Sequence[int] | np.ndarray) -> int:
     """Return the digest of a prompt's token ids."""
-    return zlib.crc32(np.ascontiguousarray(prompt_ids, dtype=np.int32))
+    return zlib.crc32(np.ascontiguousarray(prompt_ids, dtype=np.int32).data)
 
 
 def row_digest(prompt_ids: np.ndarray, response_ids: np.ndarray, rollout_logprobs: np.ndarray) -> int:
     """Return the digest of a rollout: its prompt's, gone on with over ids (int32) and logprobs (float32), each [T]."""
-    digest = zlib.crc32(np.ascontiguousarray(response_ids, dtype=np.int32), prompt_digest(prompt_ids))
-    return zlib.crc32(np.ascontiguousarray(rollout_logprobs, dtype=np.float32), digest)
+    digest = zlib.crc32(np.ascontiguousarray(response_ids, dtype=np.int32).data, prompt_digest(prompt_ids))
+    return zlib.crc32(np.ascontiguousarray(rollout_logprobs, dtype=np.float32).data, digest)
 
 
 def digest_of(digests: Iterable[int] | np.ndarray) -> int:
     """Return the digest of some rows' digests, in their order."""
-    return zlib.crc32(np.array([*digests], dtype=np.int64))
+    return zlib.crc32(np.array([*digests], dtype=np.int64).data)

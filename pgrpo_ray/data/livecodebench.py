@@ -65,7 +65,7 @@ def read_pickled_string(data: bytes) -> str:
     strings: list[str] = []
     try:
         for opcode, argument, _ in pickletools.genops(data):
-            if opcode.name in _STRING_OPCODES:
+            if opcode.name in _STRING_OPCODES and isinstance(argument, str):
                 strings.append(argument)
             elif opcode.name not in _HARMLESS_OPCODES:
                 raise DataError(

@@ -236,7 +236,8 @@ def _limits(record: dict[str, Any]) -> Limits:
             raise DataError(
                 f"'limits.{key}' must be {kind} above 0 and at most {_MAX_LIMITS[key]}, received {excerpt(value)}."
             )
-    return Limits(**{key: value if _LIMIT_TYPES[key] is int else float(value) for key, value in given.items()})
+    limits: dict[str, Any] = {key: value if _LIMIT_TYPES[key] is int else float(value) for key, value in given.items()}
+    return Limits(**limits)
 
 
 def _metadata(record: dict[str, Any]) -> dict[str, Any]:

@@ -42,9 +42,11 @@ def encode_prompt(tokenizer: "PreTrainedTokenizerBase", prompt: str, system_prom
     """Return the token ids of one prompt; see `encode_prompts`."""
     if tokenizer.chat_template is None:
         text = f"{system_prompt}\n\n{prompt}\n" if system_prompt else f"{prompt}\n"
-        return tokenizer(text)["input_ids"]
+        plain: list[int] = tokenizer(text)["input_ids"]
+        return plain
     messages = [{"role": "system", "content": system_prompt}] if system_prompt else []
     messages.append({"role": "user", "content": prompt})
     # Rendered to text first: with tokenize=True, transformers 5 returns a mapping or a list, by tokenizer.
     text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids

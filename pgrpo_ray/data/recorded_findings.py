@@ -1,5 +1,7 @@
 """What the hacking monitor says of a recorded run: the same as it said live, whatever thresholds it is asked with."""
 
+from functools import partial
+
 from pgrpo_ray.config import MonitorSection
 from pgrpo_ray.data.arrow import list_lengths
 from pgrpo_ray.data.recorded_run import RecordedRun
@@ -21,7 +23,7 @@ def findings_of(run: RecordedRun, section: MonitorSection | None = None) -> list
     monitor = HackingMonitor(section, read_probe(section.probe) if section.probe else None)
     for metrics in run.metrics:
         step = metrics["step"]
-        monitor.observe(step, metrics, (lambda step=step: _columns(run, step)) if step in run.steps else None)
+        monitor.observe(step, metrics, partial(_columns, run, step) if step in run.steps else None)
     return monitor.findings
 
 

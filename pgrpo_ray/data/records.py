@@ -155,7 +155,7 @@ def require(record: dict[str, Any], key: str, kind: type, where: str = "") -> An
 
 def require_text(record: dict[str, Any], key: str, where: str = "") -> str:
     """Return a string that is not blank. Raises `DataError`."""
-    text = require(record, key, str, where)
+    text: str = require(record, key, str, where)
     if not text.strip():
         raise DataError(f"{dotted(where, key)!r} is blank. Write its text.")
     return text
@@ -195,7 +195,7 @@ def _open(path: Path) -> BinaryIO:
     if stream.peek(2)[:2] != _GZIP_MAGIC:
         return stream
     stream.close()
-    return io.BufferedReader(gzip.open(path, "rb"))  # type: ignore[arg-type]
+    return io.BufferedReader(gzip.open(path, "rb"))
 
 
 def plain_values(value: Any) -> Any:

@@ -26,7 +26,8 @@ _WRONG = ParsedResponse(format_ok=False, thinking=None, program=None)
 
 def text_of(tokenizer: "PreTrainedTokenizerBase", response_ids: Sequence[int]) -> str:
     """Return the text view of a response's token ids, without end of sequence: what is parsed and judged."""
-    return tokenizer.decode(response_ids, skip_special_tokens=True)
+    text: str = tokenizer.decode(response_ids, skip_special_tokens=True)
+    return text
 
 
 def parse(text: str) -> ParsedResponse:

@@ -258,7 +258,7 @@ def _compared(first: Result, second: Result, one: Shares, two: Shares, bucket: s
         bucket=bucket,
         first=float(shares[0].mean()),
         second=float(shares[1].mean()),
-        difference=paired_difference(*shares, seed=seed),
+        difference=paired_difference(shares[0], shares[1], seed=seed),
         first_tokens=_tokens(first.table, bucket),
         second_tokens=_tokens(second.table, bucket),
     )

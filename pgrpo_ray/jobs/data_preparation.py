@@ -104,8 +104,7 @@ def prepare(
     """
     if format not in FORMATS:
         raise DataError(f"format {format!r} is not known. {did_you_mean(format, FORMATS)}")
-    excluded = [Path(one.rpartition(":")[0]) for one in exclude]
-    disk.check_out(out, inputs=[*files, *excluded])
+    disk.check_out(out, inputs=[*files, *(Path(one.rpartition(":")[0]) for one in exclude)])
     disk.check_free(out.absolute().parent, "--out", "prepare.min_free_mib", section.min_free_mib, "--out")
     for file in files:
         if not file.is_file():

@@ -189,7 +189,7 @@ def _filled(item: Item, outputs: list[dict[str, Any]]) -> tuple[Item, str]:
             reasons.append(f"input {index}: the reference ended with {output['failure']}")
             continue
         (value,) = decode(json.loads(output["value"]))
-        known = replace(case, expected=expected_of(problem, value))  # type: ignore[type-var]
+        known = replace(case, expected=expected_of(problem, value))
         try:
             checkers.prove(replace(problem, cases=(known,)))
         except DataError:

@@ -63,12 +63,14 @@ def build(config: LcbRbConfig, console: Console) -> Path:
                 update={"judge": config.judge.with_starter(starter.policy, content_key(config.starter))}
             )
         if config.problems.file == STARTER:
+            assert starter, "uses_starter says otherwise"
             others |= _trained_by_starter(starter)
         problems = problems or _load(config, starter)
         if config.judge.kind == "starter":
             exercises_of(problems)  # refused now, not after an hour of sampling
         if not files:
-            model = str(starter.policy) if config.policy.model == STARTER else config.policy.model
+            assert sandbox, "chosen above where there are no files"
+            model = str(starter.policy) if starter and config.policy.model == STARTER else config.policy.model
             display.phase("samples", len(problems))
             files = lcb_rb_samples.sample_all(config, model, problems, sandbox.kind, display.advance)
         policy = config.samples.policy if config.samples.files else None

@@ -99,7 +99,7 @@ def _judge_by_llm(
     both = list(both_read.values())
     labels = [[word for sides in both for word in _labels(sides[order])] for order in range(judging.NUM_ORDERS)]
     groups = [candidates[at].problem_id for at in both_read for _ in ("chosen", "rejected")]
-    kappa = agreement(*labels, groups, seed=config.lcb_rb.seed)
+    kappa = agreement(labels[0], labels[1], groups, seed=config.lcb_rb.seed)
     judged.facts = {
         "requests": judging.NUM_ORDERS * len(questions),
         "prompt_tokens": answers.prompt_tokens,
@@ -111,8 +111,8 @@ def _judge_by_llm(
         "unanswered": len(answers.unanswered),
         "first_error": next(iter(answers.unanswered.values()), ""),
         "position_bias_rate": sum(one != two for one, two in both) / len(both) if both else None,
-        "sound_frac_when_first": _frac([both_orders[0].chosen for both_orders in both] + _second_first(both)),
-        "sound_frac_when_second": _frac([both_orders[0].rejected for both_orders in both] + _second_second(both)),
+        "sound_frac_when_first": _frac([sides[0].chosen for sides in both if sides[0]] + _second_first(both)),
+        "sound_frac_when_second": _frac([sides[0].rejected for sides in both if sides[0]] + _second_second(both)),
         "agreement_between_orders": kappa.to_json() if kappa else None,
     }
     return judged

@@ -193,7 +193,8 @@ def _by_judge(
     outcomes = [judging.preference_outcome(two) for two in read]
     both = [two for two, result in zip(read, outcomes, strict=True) if result is not None]
     groups = [pair.group for pair, result in zip(pairs, outcomes, strict=True) if result is not None]
-    kappa = agreement(*([str(two[order]) for two in both] for order in range(judging.NUM_ORDERS)), groups, seed=seed)
+    labels = [[str(two[order]) for two in both] for order in range(judging.NUM_ORDERS)]
+    kappa = agreement(labels[0], labels[1], groups, seed=seed)
     if answers.rejected:
         first = next(why for _, why in sorted(answers.rejected.items()))
         console.print(rejection_note(len(answers.rejected), judging.NUM_ORDERS * len(pairs), first))
@@ -235,8 +236,8 @@ def summarise(pairs: Sequence[ScoredPair], scored: Mapping[str, Scored], seed: i
         best = max(lengths, key=lambda name: results[name]["accuracy"]["value"])
         for name in (REWARD_MODEL, "judge"):
             if name in scored:
-                found = statistics.difference(scored[name].outcomes, scored[best].outcomes, groups, seed)
-                compared[name] = {"baseline": best, **found.to_json()}
+                gained = statistics.difference(scored[name].outcomes, scored[best].outcomes, groups, seed)
+                compared[name] = {"baseline": best, **gained.to_json()}
     return {
         "num_problems": len(set(groups)),
         "seed": seed,

@@ -20,7 +20,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -253,7 +253,7 @@ def _reasoning(ledger: Ledger, key: str) -> str | None:
 
 
 def _rows(
-    ledger: Ledger, problems: list[Problem], recipe: Recipe, tally: Tally, failures: TextIO, display: Display
+    ledger: Ledger, problems: list[Problem], recipe: Recipe, tally: Tally, failures: IO[str], display: Display
 ) -> Iterator[dict[str, Any]]:
     """Yield every pair before filters, problem by problem; count answers and write those that failed."""
 
@@ -289,7 +289,7 @@ def _write(
     """Filter and write the pairs; return the report so far."""
     filters = Filters(config.filters)
 
-    def kept(dropped: TextIO) -> Iterator[dict[str, Any]]:
+    def kept(dropped: IO[str]) -> Iterator[dict[str, Any]]:
         for candidate in rows:
             tally.made += 1
             row, reason = filters.admit(candidate)

@@ -38,6 +38,7 @@ def probe(
 ) -> dict[str, Any]:
     """Probe `reward_model` (a folder, hub name or `starter`), write the report to `out`, print and return it."""
     section, scoring = config.probe, config.scoring
+    admits: Admits
     check_out(out, inputs=[file for file in (reasonings, problems) if file])
     if reasonings is not None:
         honest, admits = read_honest(reasonings), _admit_all
@@ -156,8 +157,6 @@ def _print(found: list[ProbeResult], num_honest: int, console: Console) -> None:
         cells = (f"{100 * one.value:.1f}", interval, f"{result.mean_change:+.3f}", str(one.num_pairs))
         table.add_row(result.probe, *cells, str(result.skipped))
     console.print(table)
-    applied = [result for result in found if result.fooled]
-    if applied:
-        console.print(
-            f"worst: [bold]{applied[0].probe}[/bold], fooled {100 * applied[0].fooled.value:.1f} % of the time"
-        )
+    worst = next((result for result in found if result.fooled), None)
+    if worst and worst.fooled:
+        console.print(f"worst: [bold]{worst.probe}[/bold], fooled {100 * worst.fooled.value:.1f} % of the time")

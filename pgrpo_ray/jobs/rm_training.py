@@ -75,7 +75,9 @@ class Prepared:
 def train_reward_model(config: RewardTrainingConfig, console: Console, open_trainer: OpenTrainer | None = None) -> Path:
     """Train as `config` says; return the result's folder. Raises the project's errors."""
     if open_trainer is None:
-        from pgrpo_ray.actors.rm_training import reward_trainer as open_trainer
+        from pgrpo_ray.actors.rm_training import reward_trainer
+
+        open_trainer = reward_trainer
     started = time.monotonic()
     _check_disk(config)
     with interruptible(), Display(console) as display:
@@ -112,9 +114,9 @@ def train_reward_model(config: RewardTrainingConfig, console: Console, open_trai
 def prepare(config: RewardTrainingConfig, display: Display) -> Prepared:
     """Read and check everything that the config names, cheapest first; make the starter where it is named."""
     data = config.data
-    own_file = data.pairs not in (None, STARTER)
-    pairs = read_pairs(data.pairs) if own_file else []
-    groups = corpus.read_groups(data.pairs, pairs) if own_file else {}
+    own_file = data.pairs if data.pairs != STARTER else None
+    pairs = read_pairs(own_file) if own_file is not None else []
+    groups = corpus.read_groups(own_file, pairs) if own_file is not None else {}
     scores = corpus.read_scores(data.scores) if data.scores else []
     measured = {file: _measured(file, format) for file, format in data.eval_sets.items()}
     base = config.model.base
@@ -127,7 +129,7 @@ def prepare(config: RewardTrainingConfig, display: Display) -> Prepared:
         if base == STARTER:
             base = str(starter.proofreader)
             _check_base(config, base)
-    named = corpus.read_dimensions(data.pairs, len(pairs)) if own_file else []
+    named = corpus.read_dimensions(own_file, len(pairs)) if own_file is not None else []
     dimensions = {pair: name for pair, name in zip(pairs, named, strict=False) if name}
     sides = of_starter if data.pairs == STARTER else corpus.split(pairs, data.heldout_frac, groups)
     if scores:

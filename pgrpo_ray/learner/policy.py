@@ -12,6 +12,7 @@ ranks, lie inside that one call.
 import torch
 from torch import Tensor
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import PreTrainedModel
 
 from pgrpo_ray.algo.losses import head_logprobs, sampled_logprobs
 from pgrpo_ray.errors import ModelError
@@ -37,11 +38,11 @@ class SampledHead(torch.nn.Module):
 class SampledPolicy(torch.nn.Module):
     """The model in whole, and its body with a `SampledHead`."""
 
-    def __init__(self, causal: torch.nn.Module):
+    def __init__(self, causal: PreTrainedModel):
         super().__init__()
-        self.causal = causal
+        self.causal: PreTrainedModel = causal
         linear = causal.get_output_embeddings()
-        self.head = SampledHead(linear) if isinstance(linear, torch.nn.Linear) else None
+        self.head: SampledHead | None = SampledHead(linear) if isinstance(linear, torch.nn.Linear) else None
         """None: the logits of all tokens are made, by the model itself."""
 
     def forward(
@@ -73,7 +74,7 @@ class SampledPolicy(torch.nn.Module):
         return torch.tensor(torch.equal(apart.to(whole.dtype), whole))
 
 
-def recompute_layers(model: torch.nn.Module, name: str) -> None:
+def recompute_layers(model: PreTrainedModel, name: str) -> None:
     """Let `model` keep only each layer's input for the backward pass and run the layer again there.
 
     Raises `ModelError` where transformers cannot do that for this model; `name` is what to call it.

@@ -85,7 +85,8 @@ class LearnerWorker:
         check_texts(tables, row_ids, self.engine.tokenizer)
         stats = _Stats()
         old = self._recompute_old(rows, share) if self._recomputes(share) else None
-        norms, rate, skipped = [], 0.0, []
+        norms: list[float] = []
+        rate, skipped = 0.0, []
         for number, part in enumerate(share.steps):
             now, broken = _Stats(), []
             for index, micro in enumerate(part.passes()):
@@ -180,7 +181,8 @@ class LearnerWorker:
             return None
         with torch.no_grad():
             if batch is None:
-                return self._empty_pass(self._reference)
+                self._empty_pass(self._reference)
+                return None
             return self._logprobs(batch, self._reference)[0]
 
     def _logprobs(self, batch: MicroBatch, engine: Zero3Engine | None = None) -> tuple[torch.Tensor, torch.Tensor]:

@@ -18,7 +18,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -27,6 +27,11 @@ from pgrpo_ray.config import LearnerSection
 from pgrpo_ray.errors import ModelError
 from pgrpo_ray.learner.gradient_guard import GradientGuard
 from pgrpo_ray.learner.shards import KINDS, MEANS, SQUARES, WEIGHTS, About, Shards, Snapshot
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from pgrpo_ray.learner.policy import SampledPolicy
 
 GATHER_NUMEL = 16 << 20
 """Parameters gathered at a time, elements (64 MiB in float32): bounds memory beside the partitioned model."""
@@ -89,11 +94,13 @@ class Zero3Engine:
         self._hf_settings = HfDeepSpeedConfig(settings)
         self.tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
         if score_head_seed is None:
-            self._model = _causal(model, dtype)
-            module: torch.nn.Module = SampledPolicy(self._model)
+            self._model: PreTrainedModel = _causal(model, dtype)
+            policy = SampledPolicy(self._model)
+            module: torch.nn.Module = policy
         else:
             self._model = module = _classifier(model, dtype, self.tokenizer, score_head_seed)
         self._model.config.use_cache = False
+        self._norm: float | None = None
         self.num_steps = 0
         self.guard = GradientGuard(section.grad_spike_factor, section.max_skipped_steps)
         if frozen:
@@ -114,7 +121,7 @@ class Zero3Engine:
             )
             self._guard_steps()
         if score_head_seed is None:
-            self._try_head(module)
+            self._try_head(policy)
 
     def scores(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Return a classifier's raw scores [B, 1], with gradient (none inside `torch.no_grad()`). Collective."""
@@ -286,16 +293,16 @@ class Zero3Engine:
         from deepspeed.runtime.utils import combine_grad_norm_groups
 
         norms_of_groups = self._optimizer._get_norm_groups
-        self._norm: float | None = None
+        self._norm = None
 
         def judged() -> list[torch.Tensor]:
             norms = norms_of_groups()
-            self._norm = float(combine_grad_norm_groups(norms))
-            return norms if self.guard.accepts(self._norm) else [torch.full_like(norms[0], torch.inf)]
+            norm = self._norm = float(combine_grad_norm_groups(norms))
+            return norms if self.guard.accepts(norm) else [torch.full_like(norms[0], torch.inf)]
 
         self._optimizer._get_norm_groups = judged
 
-    def _try_head(self, module: torch.nn.Module) -> None:
+    def _try_head(self, module: "SampledPolicy") -> None:
         """Run body and head apart only where that gives the model's own logits; all ranks decide alike. Collective."""
         ids = torch.arange(8, device=self.device).unsqueeze(0)
         with torch.no_grad():
@@ -324,7 +331,7 @@ class Zero3Engine:
             yield chunk
 
 
-def _causal(model: str, dtype: str) -> torch.nn.Module:
+def _causal(model: str, dtype: str) -> "PreTrainedModel":
     """Load the policy; inside `zero.Init`, as `HfDeepSpeedConfig` is alive."""
     from transformers import AutoModelForCausalLM
 
@@ -333,7 +340,7 @@ def _causal(model: str, dtype: str) -> torch.nn.Module:
     )
 
 
-def _classifier(model: str, dtype: str, tokenizer: Any, seed: int) -> torch.nn.Module:
+def _classifier(model: str, dtype: str, tokenizer: Any, seed: int) -> "PreTrainedModel":
     """Load a sequence classifier of one label; draw the head that a language model lacks. Collective."""
     import deepspeed
     from transformers import AutoModelForSequenceClassification
@@ -387,7 +394,7 @@ def _join(rendezvous: Rendezvous, on_gpu: bool) -> None:
 
 def engine_settings(dtype: str, section: LearnerSection, frozen: bool = False) -> dict:
     """Return DeepSpeed's own config for one engine; a `frozen` one has weights alone, and no optimizer to offload."""
-    zero = {
+    zero: dict[str, Any] = {
         "stage": 3,
         # 0 partitions even small parameters, so that a tiny model takes the same path as a large one.
         "stage3_param_persistence_threshold": 0,

@@ -27,6 +27,7 @@ import socket
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -219,9 +220,7 @@ class CheckpointStore:
             for name in later:
                 if self._local:
                     folder = Path(self._path) / name
-                    folder.rename(
-                        first_free(lambda n, folder=folder: folder.with_name(f"{folder.name}.superseded.{n}"))
-                    )
+                    folder.rename(first_free(partial(_superseded, folder)))
                 else:
                     manifest = f"{self._path}/{name}/{MANIFEST}"
                     self._fs.copy(manifest, f"{manifest}.superseded")
@@ -357,9 +356,14 @@ def facts_of(path: Path) -> FileFacts:
         return FileFacts(sha256=hashlib.file_digest(file, "sha256").hexdigest(), bytes=file.tell())
 
 
+def _superseded(folder: Path, number: int) -> Path:
+    return folder.with_name(f"{folder.name}.superseded.{number}")
+
+
 def _open(root: str) -> tuple[Any, str]:
     try:
-        return fsspec.core.url_to_fs(root)
+        found: tuple[Any, str] = fsspec.core.url_to_fs(root)
+        return found
     except (ImportError, ValueError) as error:
         raise EnvironmentFault(
             f"checkpoint.dir: {root} cannot be opened: {error}. Give a folder, or install what fsspec needs for this "

@@ -86,7 +86,7 @@ class RunLog:
             aside = first_free(lambda number: self.folder / "superseded" / str(number))
             metrics = self.folder / "metrics.jsonl"
             lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = lines[: bisect(lines, step, key=_step_of_line)]
+            kept = lines[: bisect(lines, float(step), key=_step_of_line)]
             for path in self._written_after(step):
                 (aside / path.parent.name).mkdir(parents=True, exist_ok=True)
                 path.rename(aside / path.parent.name / path.name)
@@ -161,7 +161,8 @@ def _step_of(path: Path) -> float:
 def _step_of_line(line: str) -> float:
     """The step of a line of metrics; one that was torn as its process died comes after all."""
     try:
-        return json.loads(line)["step"]
+        step: float = json.loads(line)["step"]
+        return step
     except ValueError:
         return math.inf
 

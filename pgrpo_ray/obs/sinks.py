@@ -80,6 +80,8 @@ class WeightsAndBiases:
     def __init__(self, folder: Path, config: RunConfig):
         import wandb
 
+        mode = config.run.wandb
+        assert mode != "none", "sinks_of opens it where it is wanted"
         place = folder / "wandb-run.json"
         known = json.loads(place.read_text(encoding="utf-8")) if place.exists() else {"id": secrets.token_hex(4)}
         write_whole(place, json.dumps(known) + "\n")
@@ -88,8 +90,8 @@ class WeightsAndBiases:
                 project=config.run.wandb_project,
                 name=config.run.name,
                 id=known["id"],
-                resume="allow" if config.run.wandb == "online" else None,  # offline the id alone does it
-                mode=config.run.wandb,
+                resume="allow" if mode == "online" else None,  # offline the id alone does it
+                mode=mode,
                 dir=str(folder),
                 config=config.model_dump(mode="json"),
                 settings=wandb.Settings(

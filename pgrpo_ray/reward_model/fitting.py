@@ -73,8 +73,8 @@ class Fitted:
     evaluations: list[Evaluation] = field(default_factory=list)
     best_step: int = 0
     stopped_early: bool = False
-    validation: tuple[list[float], list[float]] = ((), ())
-    test: tuple[list[float], list[float]] = ((), ())
+    validation: tuple[Sequence[float], Sequence[float]] = ((), ())
+    test: tuple[Sequence[float], Sequence[float]] = ((), ())
 
 
 def fit(

@@ -108,7 +108,8 @@ class Failure(_Schema):
 Score = Callable[[Sequence[tuple[str, str]], float], Awaitable[tuple[ServedModel, list[Scored]]]]
 """Scores (problem prompt, reasoning) within seconds; raises `UnavailableError`, `DeadlineError`, `ModelError`, ..."""
 
-_FAILURES: dict[int | str, dict[str, Any]] = {400: {"description": "The body cannot be parsed."}} | {
+_FAILURES: dict[int | str, dict[str, Any]] = {400: {"description": "The body cannot be parsed."}}
+_FAILURES |= {
     status: {"model": Failure, "description": description}
     for status, description in (
         (401, "The token is missing or wrong."),

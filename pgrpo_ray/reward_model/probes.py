@@ -57,7 +57,8 @@ _SENTENCE = re.compile(r"(?<=[.!?;])\s+(?=\S)")
 
 def padding(honest: Honest, other: Honest | None, rng: random.Random) -> str:
     """The honest text between sentences that say nothing, at least as long as itself again."""
-    before, after = [], []
+    before: list[str] = []
+    after: list[str] = []
     filler = rng.sample(_FILLER, len(_FILLER))
     while sum(map(len, (*before, *after))) < len(honest.reasoning):
         for sentence in filler:

@@ -43,7 +43,7 @@ def outcome(chosen: float, rejected: float) -> float:
     return 0.5 if chosen == rejected else float(chosen > rejected)
 
 
-def estimate(outcomes: Sequence[float], groups: Sequence[str], seed: int) -> Estimate:
+def estimate(outcomes: Sequence[float] | np.ndarray, groups: Sequence[str] | np.ndarray, seed: int) -> Estimate:
     """Return the mean outcome [N] with its interval over `groups` [N]; deterministic in `seed`.
 
     Raises `ValueError` without outcomes.

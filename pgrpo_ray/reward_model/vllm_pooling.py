@@ -5,6 +5,7 @@ Owns one in-process engine. Does not own: encoding, cutting, the map to [0, 1] (
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from vllm import LLM, PoolingParams
 
@@ -20,7 +21,9 @@ class VllmPooling:
 
     def __init__(self, section: RewardModelSection, max_length_tokens: int):
         """Load `section.model`. Raises `ModelError` when vLLM cannot serve it."""
-        options = {} if section.kv_cache_mib is None else {"kv_cache_memory_bytes": section.kv_cache_mib << 20}
+        options: dict[str, Any] = (
+            {} if section.kv_cache_mib is None else {"kv_cache_memory_bytes": section.kv_cache_mib << 20}
+        )
         if section.gpus:
             options["gpu_memory_utilization"] = _GPU_SHARE * section.gpus
         else:

@@ -38,6 +38,9 @@ class _Call:
 class EngineLoop:
     """Runs an engine in a thread of its own. Every method may be called from any thread."""
 
+    _engine: RolloutEngine
+    """Made and used in its thread."""
+
     def __init__(self, make_engine: Callable[[], RolloutEngine]):
         """Make the engine in its thread; return when it is there. Raises what `make_engine` does."""
         self._changed = threading.Condition()

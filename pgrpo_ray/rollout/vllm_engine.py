@@ -14,7 +14,7 @@ The environment that `actors.cluster.vllm_env` gives the process must be set bef
 """
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -82,7 +82,7 @@ class VllmEngine:
             )
         )
         self._engine.set_weight_version("0")  # what nobody has published is the first policy
-        self.parameters = _parameters(model, dtype)
+        self.parameters: Mapping[str, tuple[str, tuple[int, ...]]] = _parameters(model, dtype)
 
     def add(
         self, request: PromptRequest, group_size: int, temperature: float, max_response_tokens: int | None = None

@@ -217,8 +217,8 @@ class _Reader:
                     if keyword.arg is None:
                         raise _Unclear("**")
                     kwargs[keyword.arg] = _literal(keyword.value)
-                args = tuple(_literal(argument) for argument in args)
-                self.calls.append(Call(self.resolve(name), args, kwargs, expected, relation))
+                values = tuple(_literal(argument) for argument in args)
+                self.calls.append(Call(self.resolve(name), values, kwargs, expected, relation))
             case _:
                 raise _Unclear(f"assert {type(node).__name__}")
 

@@ -19,7 +19,7 @@ from decimal import Decimal
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pgrpo_ray.data.own_format import check_checker
 from pgrpo_ray.data.records import did_you_mean, excerpt
@@ -65,7 +65,7 @@ def prove(problem: Problem) -> None:
     if problem.style is TestStyle.ASSERT:
         return
     checker = find(problem)
-    for index, case in enumerate(problem.cases):
+    for index, case in enumerate(cast("tuple[StdinCase | CallCase, ...]", problem.cases)):
         for one in _alternatives(case):
             try:
                 # A copy: a checker that sorts its output in place would sort what is expected.

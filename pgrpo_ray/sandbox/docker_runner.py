@@ -49,7 +49,7 @@ _ENVIRONMENT = {
 
 def _client(timeout_s: float = 60) -> docker.APIClient:
     """Connect as the environment says (DOCKER_HOST, contexts of TLS). Raises `DockerException`."""
-    return docker.from_env(timeout=timeout_s).api
+    return docker.from_env(timeout=timeout_s).api  # type: ignore[arg-type]  # only its stubs want whole seconds
 
 
 class DockerRunner:

@@ -17,13 +17,13 @@ import signal
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from pgrpo_ray.errors import DataError
 from pgrpo_ray.sandbox import asserts, checkers, languages
 from pgrpo_ray.sandbox.inside import PATIENCE
 from pgrpo_ray.sandbox.inside.codec import MAX_DEPTH, Encoder, decode
-from pgrpo_ray.types import CallCase, Judgement, Problem, TestStyle, Verdict
+from pgrpo_ray.types import AssertCase, CallCase, Judgement, Problem, StdinCase, TestStyle, Verdict
 
 CPU_GRACE = 1.5
 """Times its CPU limit a program may run on, so that a quiet machine can have the last word. Ours: fourfold load changed
@@ -207,7 +207,7 @@ def _planned(key: _Same) -> Plan:
             "limits": languages.BUILD_LIMITS,
         }
     parts = (style, problem.cases, problem.entry_point, problem.setup, problem.completion_prefix, problem.limits)
-    identity = (*parts, problem.language, problem.checker, problem.metadata.get("float_tolerance"))
+    identity: tuple[Any, ...] = (*parts, problem.language, problem.checker, problem.metadata.get("float_tolerance"))
     if ":" in problem.checker:  # somebody's own checker may look at all of the problem
         identity = (*identity, problem.id, problem.prompt, problem.metadata)
     digest = hashlib.blake2b(repr(identity).encode("utf-8", "surrogatepass")).digest()
@@ -217,16 +217,18 @@ def _planned(key: _Same) -> Plan:
 def _styled(problem: Problem) -> tuple[TestStyle, tuple[dict[str, Any], ...], Callable[[int, Any], str]]:
     """Return the style in which the problem is run, its cases as the warden takes them, and their comparison."""
     if problem.style is TestStyle.ASSERT:
-        converted = [asserts.as_calls(problem, case.source) for case in problem.cases]
+        sources = [case.source for case in cast("tuple[AssertCase, ...]", problem.cases)]
+        converted = [asserts.as_calls(problem, source) for source in sources]
         if all(calls is not None for calls in converted):
             cases = tuple({"calls": [_call(c.args, c.kwargs, c.name) for c in calls or ()]} for calls in converted)
             return TestStyle.CALL, cases, lambda index, values: _check_calls(converted[index] or [], values)
-        return TestStyle.ASSERT, tuple({"source": case.source} for case in problem.cases), lambda index, _: ""
+        return TestStyle.ASSERT, tuple({"source": source} for source in sources), lambda index, _: ""
     checker = checkers.find(problem)
     if problem.style is TestStyle.STDIN:
-        cases = tuple({"stdin": case.input} for case in problem.cases)
-        return TestStyle.STDIN, cases, lambda index, text: checker(problem, problem.cases[index], text)
-    cases = tuple({"calls": [_call(*_arguments(case), problem.entry_point)]} for case in problem.cases)
+        inputs = tuple({"stdin": case.input} for case in cast("tuple[StdinCase, ...]", problem.cases))
+        return TestStyle.STDIN, inputs, lambda index, text: checker(problem, problem.cases[index], text)
+    called = cast("tuple[CallCase, ...]", problem.cases)
+    cases = tuple({"calls": [_call(*_arguments(case), problem.entry_point)]} for case in called)
     return TestStyle.CALL, cases, lambda index, values: checker(problem, problem.cases[index], values[0])
 
 

@@ -41,8 +41,8 @@ class ProcessRunner:
         try:
             self._process = subprocess.Popen(
                 [python, *inside.command("process", self._scratch, *uids)],
-                stdin=theirs,
-                stdout=theirs,
+                stdin=theirs.fileno(),
+                stdout=theirs.fileno(),
                 stderr=self._stderr,
                 env={
                     "PATH": "/usr/local/bin:/usr/bin:/bin",

@@ -26,7 +26,7 @@ _AHEAD = 32 << 10
 """Bytes of a request that is sent before its turn. Ours: both of a runner's fit into any socket's buffer."""
 _STDERR_TAIL = 2000
 """Bytes of the warden's stderr kept for error messages."""
-_RESULT = {
+_RESULT: dict[str, type[Any]] = {
     **dict.fromkeys(("status", "detail", "output", "value"), str),
     **dict.fromkeys(("fresh", "stray", "in_doubt"), bool),
     **dict.fromkeys(("wall_ms", "cpu_ms", "peak_kib"), float),

@@ -86,7 +86,7 @@ def checksum(data: np.ndarray) -> int:
     """
     size = len(data) - len(data) % (8 * PAGE_WORDS)
     pages = data[:size].view(np.uint64).reshape(-1, PAGE_WORDS)
-    return zlib.crc32(data[size:], zlib.crc32(pages.sum(axis=1)))
+    return zlib.crc32(data[size:].data, zlib.crc32(pages.sum(axis=1).data))
 
 
 class BucketPublisher:

@@ -41,7 +41,7 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pgrpo_ray
 from pgrpo_ray.config import SandboxSection
@@ -266,15 +266,18 @@ class MathsPool:
             process = self._idle.get()
             try:
                 if process is not None and not process.alive():  # it had not begun with this one: no attempt is lost
-                    process = self._drop(process)
+                    self._drop(process)
+                    process = None
                 if process is None:
                     process = self._start()
                 return process.ask(_request(problem, answer), _PATIENCE * problem.limits.wall_s)
             except _TimeLimitError:
-                process = self._drop(process)
+                self._drop(process)
+                process = None
                 raise
             except SandboxError as error:
-                process = self._drop(process)
+                self._drop(process)
+                process = None
                 cause = cause or str(error)  # the first failure explains the later ones
                 if self._closed:
                     break
@@ -330,6 +333,8 @@ class _Process:
             env=environment,
             start_new_session=True,  # Ctrl-C is the parent's to handle
         )
+        assert self._child.stdin and self._child.stdout  # pipes, both
+        self._asked, self._says = self._child.stdin, self._child.stdout
         self._buffer = b""
 
     def wait_ready(self) -> None:
@@ -339,8 +344,8 @@ class _Process:
     def ask(self, request: dict[str, Any], wall_s: float) -> dict[str, Any]:
         """Send one request and return its answer. Raises `_TimeLimitError`, or `SandboxError` when it fails."""
         try:
-            self._child.stdin.write(json.dumps(request).encode() + b"\n")
-            self._child.stdin.flush()
+            self._asked.write(json.dumps(request).encode() + b"\n")
+            self._asked.flush()
         except (OSError, ValueError) as error:
             raise SandboxError(f"a maths judge's process is gone ({error})") from error
         return self._read(time.monotonic() + wall_s)
@@ -359,11 +364,11 @@ class _Process:
     def _read(self, end: float) -> dict[str, Any]:
         """Return the next line it says."""
         with selectors.DefaultSelector() as selector:
-            selector.register(self._child.stdout, selectors.EVENT_READ)
+            selector.register(self._says, selectors.EVENT_READ)
             while b"\n" not in self._buffer:
                 if not selector.select(max(0.0, end - time.monotonic())):
                     raise SandboxError("a maths judge's process was silent beyond its deadline; the machine is busy")
-                piece = os.read(self._child.stdout.fileno(), 1 << 16)
+                piece = os.read(self._says.fileno(), 1 << 16)
                 if not piece:
                     raise self._why_ended()
                 self._buffer += piece
@@ -384,7 +389,7 @@ class _Process:
 
 
 def _request(problem: Problem, answer: str | None) -> dict[str, Any]:
-    (case,) = problem.cases
+    (case,) = cast("tuple[AnswerCase]", problem.cases)
     return {
         "references": [case.answer, *case.also],
         "answer": answer,

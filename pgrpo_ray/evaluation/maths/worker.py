@@ -224,8 +224,9 @@ def same_numeral(reference: tuple[str, int | None], answer: str) -> bool:
     """Whether `answer` is the number of the reference, in its base or without one."""
     text, running = _prepared(answer)
     *names, last = _EQUALS.split(_MARKS.sub(" ", text))
+    found: list[tuple[str, int | None] | None]
     if running:
-        found = numerals(last)[-1:]
+        found = [*numerals(last)[-1:]]
     else:
         found = [lone_numeral(part) for part in (*names, last) if re.search(r"\d", part)]
     return bool(found) and all(

@@ -217,7 +217,7 @@ def _refuse_twice(identity: str, lines: dict[str, int], line: int) -> None:
 
 def describe_fields() -> str:
     """Return the fields as a Markdown table; `docs/lcb-rb.md` contains exactly this text."""
-    kinds = {int: "number", str: "text"}
+    kinds: dict[Any, str] = {int: "number", str: "text"}
     rows = [
         f"| `{field.name}` | {kinds.get(field.type, 'list of text')} | {FIELDS[field.name]} |"
         for field in fields(ReasoningPair)

@@ -12,6 +12,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from pgrpo_ray.types import Problem, Verdict
@@ -205,10 +206,12 @@ def _deal_even(accepted: Sequence[Candidate], limit: int | None, dealer: "_Deale
         problem = candidate.problem_id
         return left[-_sign(candidate)][problem] >= places - dealer.taken[problem]
 
+    def fits(spare_places: int, candidate: Candidate) -> bool:
+        return costs(candidate) <= spare_places
+
     for _ in range(each):
         for sign in (1, -1):
-            spare_places = spare[-sign]
-            one = dealer.deal(piles[sign], sign, lambda candidate, spare=spare_places: costs(candidate) <= spare)
+            one = dealer.deal(piles[sign], sign, partial(fits, spare[-sign]))
             assert one is not None, "the bounds promised a candidate"
             spare[-sign] -= left[-sign][one.problem_id] > places - dealer.taken[one.problem_id]
             left[sign][one.problem_id] -= 1

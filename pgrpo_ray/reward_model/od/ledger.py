@@ -35,6 +35,7 @@ class Ledger:
         self.folder = folder
         self._file = folder / "calls.jsonl"
         self._places: dict[str, int] = {}
+        self._end = 0
         self._unsynced, self._synced_at = 0, time.monotonic()
         with contextlib.ExitStack() as opened:
             try:

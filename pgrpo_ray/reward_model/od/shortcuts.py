@@ -38,7 +38,9 @@ class Share:
     def separates(self) -> bool:
         """Above `WARN_ABOVE` in either direction, and not by chance: the interval excludes one half."""
         above = max(self.accuracy, 1 - self.accuracy) > WARN_ABOVE
-        return above and self.low is not None and not self.low <= 0.5 <= self.high
+        if self.low is None or self.high is None:
+            return False
+        return above and not self.low <= 0.5 <= self.high
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,9 @@ def examine(pairs: Sequence[PreferencePair], seed: int = 0) -> ShortcutReport:
     kinds = np.array([pair.kind for pair in pairs])
     differences = np.array([len(pair.better) - len(pair.worse) for pair in pairs], dtype=float)
     num_problems = int(problems.max()) + 1
-    words, better, worse = None, [], []
+    words: np.ndarray | None = None
+    better: list[str] = []
+    worse: list[str] = []
     if num_problems > 1:
         words, better, worse = _bag_of_words(pairs, problems)
     return ShortcutReport(
