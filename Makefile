@@ -7,11 +7,13 @@ ACCELERATOR ?= $(shell cat $(VENV)/.accelerator 2>/dev/null || echo cpu)
 LOCK := requirements/$(ACCELERATOR).lock
 INSTALLED := $(VENV)/.installed-$(ACCELERATOR)
 
-.PHONY: help setup demo test docs audit check sandbox sandbox-cpp sandbox-libraries lock clean
+.PHONY: help setup demo test coverage release docs audit check sandbox sandbox-cpp sandbox-libraries lock clean
 
 help:
 	@echo "make demo    train on this machine: about 10 minutes on two cores"
 	@echo "make test    audit, lint and all tests: about 40 minutes"
+	@echo "make coverage  which lines the unit tests run, room by room"
+	@echo "make release wheel and sdist in dist/, proved in a clean environment"
 	@echo "make docs    the documentation as pages, in site/"
 	@echo "make audit   dependencies against the locks and known advisories; secrets in files"
 	@echo "make setup   only install: .venv, Docker where possible, the sandbox image"
@@ -40,6 +42,13 @@ test: setup audit
 	$(VENV)/bin/mypy
 	$(VENV)/bin/python -m pytest -n auto tests/unit tests/fuzz tests/deploy
 	$(VENV)/bin/python -m pytest tests/actors tests/integration tests/chaos
+
+coverage: setup
+	$(VENV)/bin/python -m pytest -q -n auto --cov=pgrpo_ray --cov-report=json:.coverage.json tests/unit tests/fuzz
+	$(VENV)/bin/python benchmarks/coverage.py .coverage.json
+
+release: setup
+	bash deploy/release.sh $(VENV) train
 
 $(INSTALLED): $(LOCK) pyproject.toml deploy/install.sh
 	PYTHON=$(PYTHON) bash deploy/install.sh $(VENV) $(ACCELERATOR)
