@@ -1,7 +1,7 @@
 """Look into what is to be published: `python deploy/check_wheel.py WHEEL SDIST`.
 
-The wheel holds every file of the package that git knows and nothing else beside its own facts; the sdist what a wheel is
-built from. Neither holds a test's data, a run, or a file that is nobody's.
+The wheel holds every file of the package that git knows, and nothing else beside its own facts; the sdist what a wheel
+is built from.
 """
 
 import subprocess
