@@ -4,6 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("pgrpo", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("pgrpo")  # how fast examples come says how loaded the machine is, not how right the code is
 
 SHARED = Path(os.environ.get("PGRPO_TEST_DATA") or Path(__file__).parents[2] / "shared")
 """Real data for tests: `datasets/` and `hostile.jsonl`, beside a checkout where they exist; no part of the project."""

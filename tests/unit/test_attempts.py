@@ -50,7 +50,7 @@ def training(tmp_path, monkeypatch):
         reward = SimpleNamespace(sized=lambda config: config, scored="none")
         examined = SimpleNamespace(reward=reward, sandbox=SimpleNamespace(kind="process"))
         log = SimpleNamespace(rewind=lambda step: happened.append(f"rewound to {step}"))
-        display = SimpleNamespace(note=lambda text: None)
+        display = SimpleNamespace(note=lambda text: None, stage=lambda text: None)
         problems = SimpleNamespace(train=[], heldout=[])
         made = launch.Training(config, examined, None, problems, {}, log, display)
         made._driver = lambda actors, resumed: SimpleNamespace(run=run)
