@@ -49,9 +49,10 @@ class Suspect(NamedTuple):
     """R^t; NaN where it was not scored."""
     response_tokens: int
 
-    def __str__(self) -> str:
+    def named(self, step: int) -> str:
+        """Return the name by which `pgrpo rollouts` shows it, and what it is."""
         score = "" if math.isnan(self.thinking_reward) else f", R^t {self.thinking_reward:.2f}"
-        return f"{self.problem_id} #{self.sample_index} ({self.verdict or 'wrong format'}{score})"
+        return f"{step}/{self.problem_id}/{self.sample_index} ({self.verdict or 'wrong format'}{score})"
 
 
 @dataclass
@@ -72,8 +73,8 @@ class Finding:
     """Step at which it had not been so for a window of steps; None: it is open."""
 
     def __str__(self) -> str:
-        read = f" Read of step {self.step}: {'; '.join(map(str, self.suspects))}." if self.suspects else ""
-        return f"{self.name}: {self.text}.{read}"
+        named = [suspect.named(self.step) for suspect in self.suspects]
+        return f"{self.name}: {self.text}." + (f" Read {'; '.join(named)}." if named else "")
 
 
 @dataclass(frozen=True)

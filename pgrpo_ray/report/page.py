@@ -15,6 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from pgrpo_ray.data.recorded_findings import findings_of
 from pgrpo_ray.data.recorded_run import RecordedRun
 from pgrpo_ray.errors import DataError, EnvironmentFault
 from pgrpo_ray.obs import pages
@@ -101,6 +102,7 @@ def render(runs: Sequence[ReportedRun], charts: Sequence[Chart], max_rollouts: i
             names=[run.label for run in runs],
             facts=facts(runs),
             settings=settings(runs),
+            signs=[(run.label, findings_of(run.run)) for run in runs],
             left_out=left_out(runs, max_rollouts),
             policy=" ".join((pages.script_source(script), pages.script_source(plotly))),
             style=(TEMPLATES / "report.css").read_text(encoding="utf-8"),

@@ -319,4 +319,4 @@ def test_a_sign_of_hacking_is_told_once_with_rollouts_to_read(make_driver):
     said = driver._display.console.file.getvalue()
     assert said.count("a sign of reward hacking") == 1
     assert "step 2: a sign of reward hacking, share: " in said
-    assert "Read of step 2: p" in said
+    assert "Read 2/p" in said

@@ -169,7 +169,7 @@ def test_a_recorded_run_says_what_it_said_live_and_names_rollouts_to_read(tmp_pa
         (f"p{problem}", 1, "wrong_answer") for problem in (2, 1, 0)
     ]
     assert {one.problem_id for one in found["same_words"].suspects} == {"p0", "p1"}  # one each
-    assert re.search(r"Read of step \d+: p2 #1 \(wrong_answer, R\^t 0\.95\)", str(found["failers"]))
+    assert re.search(r"Read \d+/p2/1 \(wrong_answer, R\^t 0\.95\)", str(found["failers"]))
     strict = MonitorSection(max_failers_thinking=1.0, max_failers_lead=1.0, max_same_words_rise=1.0)
     assert not findings_of(RecordedRun(log.folder), strict)
 

@@ -236,6 +236,21 @@ def test_text_of_models_is_data_and_nothing_else(tmp_path):
     )
 
 
+def test_signs_of_hacking_are_told_with_rollouts_to_read(folder, tmp_path):
+    hacked = {"thinking_failers": 0.95, "thinking_passers": 0.5, "pass_rate": 0.5}
+    rows = [{"verdict": "wrong_answer", "thinking_reward": 0.95}] * 2
+    steps = range(1, 7)
+    odd = write_run(
+        tmp_path / "odd", {at: table_of({HOSTILE: rows}) for at in steps}, metrics=dict.fromkeys(steps, hacked)
+    )
+    quiet([odd, folder], tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    signs = page[page.index('<section id="signs"') : page.index('<section id="curves"')]
+    assert re.search(r"<h3>odd</h3>\s*<ul>\s*<li>From step 5: failers: .*0\.95.* Read 5/", signs)
+    assert "wrong_answer, R^t 0.95" in signs and "<script" not in signs and "<img" not in signs
+    assert re.search(r"<h3>mine</h3>\s*<p>None", signs)
+
+
 def test_plots_for_papers(folder, tmp_path):
     drawn = ("heldout", "reward", "verdicts", "stages")
     charts = [chart for chart in build_charts(open_runs([folder])) if chart.id in drawn]
