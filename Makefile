@@ -7,14 +7,14 @@ ACCELERATOR ?= $(shell cat $(VENV)/.accelerator 2>/dev/null || echo cpu)
 LOCK := requirements/$(ACCELERATOR).lock
 INSTALLED := $(VENV)/.installed-$(ACCELERATOR)
 
-.PHONY: help setup demo test coverage release docs audit check sandbox sandbox-cpp sandbox-libraries lock clean
+.PHONY: help setup demo test types coverage docs release audit check sandbox sandbox-cpp sandbox-libraries lock clean
 
 help:
 	@echo "make demo    train on this machine: about 10 minutes on two cores"
 	@echo "make test    audit, lint and all tests: about 40 minutes"
-	@echo "make coverage  which lines the unit tests run, room by room"
-	@echo "make release wheel and sdist in dist/, proved in a clean environment"
 	@echo "make docs    the documentation as pages, in site/"
+	@echo "make types   mypy alone; make coverage: what unit and fuzz tests reach, by room"
+	@echo "make release build wheel and sdist of what is committed, and try them: CONTRIBUTING.md"
 	@echo "make audit   dependencies against the locks and known advisories; secrets in files"
 	@echo "make setup   only install: .venv, Docker where possible, the sandbox image"
 	@echo "make sandbox-cpp sandbox-libraries  the sandbox image that also compiles C++"
@@ -43,12 +43,15 @@ test: setup audit
 	$(VENV)/bin/python -m pytest -n auto tests/unit tests/fuzz tests/deploy
 	$(VENV)/bin/python -m pytest tests/actors tests/integration tests/chaos
 
-coverage: setup
-	$(VENV)/bin/python -m pytest -q -n auto --cov=pgrpo_ray --cov-report=json:.coverage.json tests/unit tests/fuzz
-	$(VENV)/bin/python benchmarks/coverage.py .coverage.json
+types: $(INSTALLED)
+	$(VENV)/bin/mypy
 
-release: setup
-	bash deploy/release.sh $(VENV) train
+coverage: setup
+	$(VENV)/bin/python -m pytest -q -n auto --cov --cov-report= tests/unit tests/fuzz
+	$(VENV)/bin/python deploy/coverage_by_room.py
+
+release: setup audit
+	bash deploy/release.sh
 
 $(INSTALLED): $(LOCK) pyproject.toml deploy/install.sh
 	PYTHON=$(PYTHON) bash deploy/install.sh $(VENV) $(ACCELERATOR)
@@ -70,4 +73,4 @@ lock: $(INSTALLED)
 	bash deploy/lock.sh $(VENV)
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache site
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .coverage build dist site

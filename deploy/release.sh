@@ -1,40 +1,59 @@
 #!/usr/bin/env bash
-# Build what is published and prove it. Usage: release.sh VENV [two-step run: 1]
-# Checks that pyproject, package and CHANGELOG name one version and that the tree is clean; builds wheel and sdist from
-# what git knows; looks into both; installs the wheel into a clean environment (with VENV's libraries below it, which are
-# the lock's) and runs the command from there, outside of this checkout. With a second argument it also trains two steps.
-# Uploads nothing: the last line says how.
+# Build and try a release. Usage: deploy/release.sh [--dry-run] [--with-lock]
+#
+# What is committed is built into dist/, and its wheel is used as a user would: in an environment of its own, from a
+# folder outside of the repository, up to a training run of two steps. Nothing is published.
+#   --dry-run    for a checkout between releases: an unclean tree and a changelog without a date are only said
+#   --with-lock  install requirements/cpu.lock anew (needs an index, minutes), in place of .venv's libraries, which
+#                `make audit` has found to be those of the lock
 set -euo pipefail
 cd "$(dirname "$0")/.."
-venv=$PWD/$1
-version=$("$venv/bin/python" -c 'import tomllib; print(tomllib.load(open("pyproject.toml", "rb"))["project"]["version"])')
-fail() { echo "release: $1" >&2; exit 1; }
+root=$PWD python=$PWD/.venv/bin/python dry= lock=
+for option in "$@"; do
+    case $option in
+        --dry-run) dry=1 ;;
+        --with-lock) lock=1 ;;
+        *) echo "usage: deploy/release.sh [--dry-run] [--with-lock]" >&2; exit 2 ;;
+    esac
+done
+refuse() { echo "release: $1" >&2; [ -n "$dry" ] || exit 1; }
 
-grep -q "^__version__ = \"$version\"$" pgrpo_ray/__init__.py || fail "pgrpo_ray/__init__.py is of another version than $version"
-grep -q "^## $version\b" CHANGELOG.md || fail "CHANGELOG.md has no section $version"
-[ -z "$(git status --porcelain)" ] || fail "there are uncommitted changes"
+[ -z "$(git status --porcelain)" ] || refuse "the tree is not clean: commit or stash first; what is committed is built"
+differ=$("$python" deploy/release_check.py versions 2>&1) || refuse "$differ"
 
-scratch=$(mktemp -d)
-trap 'rm -rf "$scratch"' EXIT
-git archive HEAD | tar -x -C "$scratch" --one-top-level=source
-"$venv/bin/python" -m build --no-isolation --outdir dist "$scratch/source" >"$scratch/log" 2>&1 || { cat "$scratch/log"; exit 1; }
-wheel=dist/pgrpo_ray-$version-py3-none-any.whl
-"$venv/bin/python" deploy/check_wheel.py "$wheel" "dist/pgrpo_ray-$version.tar.gz"
+scratch=$(mktemp -d) && trap 'rm -rf "$scratch"' EXIT
+mkdir "$scratch/source" "$scratch/elsewhere"
+git archive HEAD | tar -x -C "$scratch/source"
+"$python" -m build --no-isolation --outdir "$scratch/dist" "$scratch/source" >"$scratch/build.log" 2>&1 ||
+    { cat "$scratch/build.log" >&2; exit 1; }
+"$python" deploy/release_check.py archives "$scratch/dist"
+(cd "$scratch/source" && find . -type f -print0 | xargs -0 "$python" "$root/deploy/secret_scan.py")
 
-"$venv/bin/python" -m venv --without-pip "$scratch/clean"
-site=$("$scratch/clean/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-"$venv/bin/python" -m pip install --quiet --no-deps --no-compile --target "$site" "$wheel"
-# The libraries of the lock, but not this checkout: an editable installation adds itself by a .pth file, which is not
-# read from a path that another .pth file names.
-"$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))' >"$site/libraries.pth"
-cp -r cluster "$scratch/cluster"
-cd "$scratch"
-run() { "$scratch/clean/bin/python" -m pgrpo_ray "$@"; }
-[ "$("$scratch/clean/bin/python" -c 'import pgrpo_ray; print(pgrpo_ray.__file__)')" = "$site/pgrpo_ray/__init__.py" ] || fail "the wheel is not what was imported"
-run --version
-run doctor >doctor.txt || { cat doctor.txt; fail "pgrpo doctor finds this machine wanting"; }
-run check cluster/local.yaml >check.txt || { cat check.txt; fail "pgrpo check refuses cluster/local.yaml"; }
-[ $# -lt 2 ] || run train cluster/local.yaml --set run.steps=2 --set starter.sft_steps=60 \
-    --set starter.reward_model_steps=10 --set starter.train_problems=200 --set starter.heldout_problems=64 \
-    --set data.heldout_problems=16 --set rollout.prompts_per_step=12
-echo "release: dist/ holds $version, as it is in $(git -C "$OLDPWD" rev-parse --short HEAD). Tag it, then: python -m twine upload dist/pgrpo_ray-$version*"
+"$python" -m venv "$scratch/venv"
+try=$scratch/venv/bin
+if [ -n "$lock" ]; then
+    "$try/python" -m pip install --quiet --no-deps -r requirements/cpu.lock
+else
+    # A path in a .pth: its libraries are found, while an editable install in it is not, as that has a .pth of its own.
+    "$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+        >"$("$try/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/libraries.pth"
+fi
+"$try/python" -m pip install --quiet --no-deps --no-index --force-reinstall "$scratch"/dist/*.whl
+cd "$scratch/elsewhere"
+unset PYTHONPATH
+case $("$try/python" -c 'import pgrpo_ray; print(pgrpo_ray.__file__)') in
+    "$scratch"/venv/*) ;;
+    *) echo "release: the wheel is not what is imported" >&2; exit 1 ;;
+esac
+"$try/pgrpo" --help >/dev/null
+"$try/pgrpo" doctor
+"$try/pgrpo" config local >my.yaml
+# A starter of the smallest size: its training is tried by `make test`.
+tiny=(sft_steps=60 reward_model_steps=10 train_problems=200 heldout_problems=64)
+"$try/pgrpo" train my.yaml --set run.name=release --set run.steps=2 --set data.heldout_problems=16 \
+    "${tiny[@]/#/--set=starter.}"
+test -s runs/release/metrics.jsonl
+
+mkdir -p "$root/dist" && rm -f "$root"/dist/pgrpo_ray-* && cp "$scratch"/dist/* "$root/dist/"
+echo "built and tried:" && ls "$root/dist"
+[ -n "$dry" ] || echo "next: git tag v$("$try/python" -c 'import pgrpo_ray; print(pgrpo_ray.__version__)'), push the tag, upload dist/"

@@ -161,6 +161,25 @@ def _offers(config: configuration.RunConfig) -> dict[str, dict[str, float]]:
         return cluster.offers()
 
 
+@app.command("config", rich_help_panel=panels.TRAIN)
+def print_config(
+    name: Annotated[
+        str, typer.Argument(metavar="[NAME]", help="local, or another; without it, names are listed.")
+    ] = "",
+) -> None:
+    """Print one of the configs that come with the package, as a file to begin with.
+
+    Examples:
+
+        pgrpo config
+
+        pgrpo config local > my.yaml
+    """
+    from pgrpo_ray.cli import recipes
+
+    typer.echo(recipes.text(name) if name else "\n".join(recipes.configs()), nl=not name)
+
+
 @app.command(rich_help_panel=panels.DATA)
 def grade(
     problems: Annotated[Path, typer.Option(help="File of problems.")],

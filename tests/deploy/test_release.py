@@ -1,52 +1,87 @@
-"""What would be published holds the package, whole, and nothing else. `make release` proves that it runs."""
+"""A release: what the archives hold, that versions agree, and that the hooks before a commit are a valid file."""
 
-import shutil
 import subprocess
 import sys
-import zipfile
+import tarfile
 from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).parents[2]
-sys.path.insert(0, str(REPOSITORY / "deploy"))
-import check_wheel  # noqa: E402
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "deploy"))
+import release_check  # noqa: E402 - a script beside, not a package
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory):
-    """Wheel and sdist of the files that git knows, as they are now."""
+def tracked():
+    return release_check.tracked_files(ROOT)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory, tracked):
+    """A folder with the wheel and the sdist of what git has, built apart so that the checkout stays as it is."""
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    for name in listed.stdout.split("\0")[:-1]:
-        if name.startswith("pgrpo_ray/") or "/" not in name:
-            (source / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(REPOSITORY / name, source / name)
-    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(source)]
-    done = subprocess.run(build, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    (wheel,), (sdist,) = out.glob("*.whl"), out.glob("*.tar.gz")
-    return wheel, sdist
+    for name in tracked:
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_bytes((ROOT / name).read_bytes())
+    (source / "pgrpo_ray" / "own.key").write_text("a secret that somebody left there")
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(source)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return out
 
 
-def test_wheel_and_sdist_hold_the_package_and_nothing_else(built):
-    assert check_wheel.findings(*built) == []
+def test_archives_hold_the_package_and_nothing_else(built, tracked):
+    assert release_check.archives(built, tracked) == []
 
 
-def test_a_wheel_that_lacks_or_adds_a_file_is_refused(built, tmp_path):
-    wheel, sdist = built
-    other = tmp_path / wheel.name
-    with zipfile.ZipFile(wheel) as old, zipfile.ZipFile(other, "w") as new:
-        for name in old.namelist():
-            if name != "pgrpo_ray/py.typed":
-                new.writestr(name, old.read(name))
-        new.writestr("pgrpo_ray/notes.txt", "mine")
-    assert check_wheel.findings(other, sdist) == [
-        f"{wheel.name} lacks pgrpo_ray/py.typed",
-        f"{wheel.name} holds pgrpo_ray/notes.txt, which is no file of the package",
+def test_an_installed_wheel_prints_its_configs(built, tmp_path):
+    (wheel,) = built.glob("*.whl")
+    target = tmp_path / "venv"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--prefix", str(target)]
+    subprocess.run([*pip, str(wheel)], check=True, timeout=60)
+    (site,) = target.glob("lib/python*/site-packages")
+    read = "from pgrpo_ray.cli import recipes; print(recipes.text('local'), end='')"
+    code = f"import sys; sys.prefix = {str(target)!r}; {read}"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(site)}, capture_output=True, text=True
+    )
+    assert done.stdout == (ROOT / "cluster" / "local.yaml").read_text(), done.stderr
+
+
+def test_what_is_missing_or_has_no_place_is_named(built, tracked):
+    with tarfile.open(next(built.glob("*.tar.gz"))) as file:
+        sdist = file.getnames()
+    more = {*tracked, "pgrpo_ray/new/words.txt"}
+    assert any("pgrpo_ray/new/words.txt is missing" in line for line in release_check.archives(built, more))
+    assert release_check.check_wheel(["tests/test_x.py", "pgrpo_ray/.env"], set()) == [
+        "wheel: pgrpo_ray/.env has no place in it",
+        "wheel: tests/test_x.py has no place in it",
     ]
+    found = release_check.check_sdist([*sdist, "p/tests/unit/test_errors.py", "p/pgrpo_ray/own.key"], tracked)
+    assert "sdist: tests/unit/test_errors.py has no place in it" in found
+    assert "sdist: pgrpo_ray/own.key is not in git" in found
 
 
-def test_the_hooks_before_a_commit_are_a_valid_config():
-    validate = [sys.executable, "-m", "pre_commit", "validate-config", str(REPOSITORY / ".pre-commit-config.yaml")]
-    subprocess.run(validate, check=True, capture_output=True)
+@pytest.mark.parametrize(
+    ("package", "heading", "wrong"),
+    [
+        ("1.2.3", "1.2.3, 2030-01-31", []),
+        ("1.2.2", "1.2.3, 2030-01-31", ["__version__"]),
+        ("1.2.3", "1.2.3, unreleased", ["CHANGELOG.md"]),
+        ("1.2.3", "1.2.2, 2030-01-31", ["CHANGELOG.md"]),
+    ],
+)
+def test_versions_must_agree_and_have_a_date(tmp_path, package, heading, wrong):
+    (tmp_path / "pgrpo_ray").mkdir()
+    (tmp_path / "pyproject.toml").write_text('[project]\nversion = "1.2.3"\n')
+    (tmp_path / "pgrpo_ray" / "__init__.py").write_text(f'"""A package."""\n\n__version__ = "{package}"\n')
+    (tmp_path / "CHANGELOG.md").write_text(f"# Changelog\n\n## {heading}\n\n- A line.\n\n## 1.0.0, 2029-01-01\n")
+    found = release_check.versions(tmp_path)
+    assert [any(name in line for line in found) for name in wrong] == [True] * len(wrong) and len(found) == len(wrong)
+
+
+def test_hooks_before_a_commit_are_valid_and_fetch_nothing():
+    file = ROOT / ".pre-commit-config.yaml"
+    subprocess.run([sys.executable, "-m", "pre_commit", "validate-config", str(file)], check=True, timeout=60)
+    assert "http" not in file.read_text()

@@ -197,6 +197,7 @@ ROWS: list[tuple[typing.Any, ...]] = [
     (f"{EVAL} --temperature nan", 2, "rollout.temperature: must be a number"),
     (f"{EVAL} --template missing.txt", 2, "--template missing.txt: cannot be read (No such file", "docs/evaluation.md"),
     (f"{EVAL} --solutions refrence", 2, "evaluation.solutions", "Did you mean 'reference'?"),
+    ("config locl", 2, "there is no config 'locl'", "There are: evaluation, lcb-rb, local"),
     ("report missing", 2, "missing: is no folder of a run", "such as runs/local"),
     ("report", 2, "Missing argument 'RUN...'", "pgrpo report --help"),
     ("rollouts missing", 2, "missing: is no folder of a run", "such as runs/local"),
