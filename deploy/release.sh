@@ -38,7 +38,8 @@ else
     "$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
         >"$("$try/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/libraries.pth"
 fi
-"$try/python" -m pip install --quiet --no-deps --no-index --force-reinstall "$scratch"/dist/*.whl
+# Not --force-reinstall, which would take the editable install out of .venv, whose libraries these are.
+"$try/python" -m pip install --quiet --no-deps --no-index --ignore-installed "$scratch"/dist/*.whl
 cd "$scratch/elsewhere"
 unset PYTHONPATH
 case $("$try/python" -c 'import pgrpo_ray; print(pgrpo_ray.__file__)') in
