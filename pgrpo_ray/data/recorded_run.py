@@ -147,10 +147,19 @@ def rollout_name(source: int | str, problem_id: str, sample_index: int) -> str:
     return f"{source}/{problem_id}/{sample_index}"
 
 
-def group_index(rollouts: pa.Table) -> np.ndarray:
-    """Return which group each row of a step belongs to, int64 [N], from 0."""
-    ids = np.array(rollouts["problem_id"].to_pylist(), dtype=object)
-    samples = rollouts["sample_index"].to_numpy()
-    begins = np.ones(len(ids), dtype=np.int64)
-    begins[1:] = (ids[1:] != ids[:-1]) | (samples[1:] <= samples[:-1])
-    return np.cumsum(begins) - 1
+def group_starts(table: pa.Table) -> np.ndarray:
+    """Return the first row of each group, and the number of rows behind the last, int64 [groups + 1].
+
+    A group begins with another problem, or with the same one's samples anew.
+    """
+    problems = table["problem_id"].combine_chunks().dictionary_encode().indices.to_numpy()
+    samples = table["sample_index"].to_numpy()
+    begins = (problems[1:] != problems[:-1]) | (samples[1:] <= samples[:-1])
+    first = [0] if len(problems) else []
+    return np.concatenate([first, np.flatnonzero(begins) + 1, [len(problems)]]).astype(np.int64)
+
+
+def group_index(table: pa.Table) -> np.ndarray:
+    """Return which group each row belongs to, int64 [N], from 0."""
+    starts = group_starts(table)
+    return np.repeat(np.arange(len(starts) - 1), np.diff(starts))

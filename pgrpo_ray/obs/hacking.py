@@ -174,8 +174,8 @@ class HackingMonitor:
                 if columns is not None:
                     finding.suspects = suspects_of(finding, columns(), self._section.suspects)
                 begun.append(finding)
-                self._open[name] = begun[-1], 0
-            if found.holds:
+                self._open[name] = finding, len(self._steps)
+            elif found.holds:
                 self._open[name] = self._open[name][0], len(self._steps)
         for name, (finding, when) in list(self._open.items()):
             if len(self._steps) - when >= self._section.window_steps:
@@ -269,8 +269,10 @@ def suspects_of(finding: Finding, columns: Columns, most: int) -> tuple[Suspect,
     scores = _suspicion(finding, columns)
     rows = [row for row in np.argsort(-scores, kind="stable") if np.isfinite(scores[row])]
     if finding.name == "same_words":  # one for each problem: the same words of one problem are no news
-        problems = columns["problem_id"]
-        rows = [row for at, row in enumerate(rows) if problems[row] not in {problems[other] for other in rows[:at]}]
+        best: dict[str, int] = {}
+        for row in rows:
+            best.setdefault(columns["problem_id"][row], row)
+        rows = list(best.values())
     return tuple(
         Suspect(
             str(columns["problem_id"][row]),

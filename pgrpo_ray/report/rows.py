@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pgrpo_ray.data.arrow import list_lengths
-from pgrpo_ray.data.recorded_run import RecordedRun
+from pgrpo_ray.data.recorded_run import RecordedRun, group_starts
 
 _JUDGED = (
     *("problem_id", "sample_index", "policy_version", "response_ids", "finish_reason", "format_ok", "verdict"),
@@ -74,12 +74,3 @@ def _place(kind: Literal["training", "heldout"], name: str, step: int, table: pa
     scalars = scalars.append_column("response_tokens", pa.array(list_lengths(table["response_ids"])))
     scalars = scalars.append_column("failed", pc.is_valid(table["execution_error"]))
     return Place(kind, name, step, scalars, group_starts(table))
-
-
-def group_starts(table: pa.Table) -> np.ndarray:
-    """Return where groups begin, as `Place.starts`: with another problem, or with the same one's samples anew."""
-    problems = table["problem_id"].combine_chunks().dictionary_encode().indices.to_numpy()
-    samples = table["sample_index"].to_numpy()
-    begins = (problems[1:] != problems[:-1]) | (samples[1:] <= samples[:-1])
-    first = [0] if len(problems) else []
-    return np.concatenate([first, np.flatnonzero(begins) + 1, [len(problems)]]).astype(np.int64)
