@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import tarfile
+from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,10 @@ def test_an_installed_wheel_prints_its_configs(built, tmp_path):
     (wheel,) = built.glob("*.whl")
     target = tmp_path / "venv"
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--prefix", str(target)]
-    subprocess.run([*pip, str(wheel)], check=True, timeout=60)
+    installed = distribution("pgrpo_ray").read_text("RECORD")
+    # Not without --ignore-installed: pip would take the checkout's own installation away, and tests after this one fail.
+    subprocess.run([*pip, "--ignore-installed", str(wheel)], check=True, timeout=60)
+    assert distribution("pgrpo_ray").read_text("RECORD") == installed
     (site,) = target.glob("lib/python*/site-packages")
     read = "from pgrpo_ray.cli import recipes; print(recipes.text('local'), end='')"
     code = f"import sys; sys.prefix = {str(target)!r}; {read}"
