@@ -41,7 +41,7 @@ def test_an_installed_wheel_prints_its_configs(built, tmp_path):
     target = tmp_path / "venv"
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--prefix", str(target)]
     installed = distribution("pgrpo_ray").read_text("RECORD")
-    # Not without --ignore-installed: pip would take the checkout's own installation away, and tests after this one fail.
+    # Not without --ignore-installed: pip would take the checkout's own installation away, for all later tests.
     subprocess.run([*pip, "--ignore-installed", str(wheel)], check=True, timeout=60)
     assert distribution("pgrpo_ray").read_text("RECORD") == installed
     (site,) = target.glob("lib/python*/site-packages")
