@@ -88,7 +88,9 @@ def run(config: RunConfig, console: Console, resume: str | None = None) -> Path:
                 # A process that was taken for dead may live where nobody can reach it. Not before there is room: a run
                 # that is refused must not end a healthy one of its name.
                 if config.checkpoint.every_steps:
-                    CheckpointStore(config.checkpoint_root).claim()
+                    store = CheckpointStore(config.checkpoint_root)
+                    store.claim()
+                    store.tidy()
                 result = training.run(checkpoint)
             summary = summarise(config, result, starter, examined.sandbox.kind, len(problems.heldout))
             log.summary(summary | {"seconds": time.monotonic() - started, "prepare_seconds": prepared - started})
@@ -213,11 +215,9 @@ def choose_checkpoint(config: RunConfig, resume: str | None, log: RunLog) -> Che
     Raises `CheckpointError` where there is none or it is damaged, and `ConfigError` where it is of another training, or
     nothing is left to do.
     """
-    store = CheckpointStore(config.checkpoint_root)
-    store.tidy()
     if resume is None:
         return None
-    checkpoint = store.open(None if resume == LATEST else resume)
+    checkpoint = CheckpointStore(config.checkpoint_root).open(None if resume == LATEST else resume)
     state = read_state(checkpoint)
     config.check_resumes(state.config)
     if log.finished and state.step >= config.run.steps:

@@ -270,6 +270,7 @@ def _report(
         "base": config.model.base,
         "data": prepared.facts,
         "steps": len(fitted.losses),
+        "skipped_steps": fitted.skipped_steps,
         "planned_steps": steps,
         "best_step": fitted.best_step,
         "stopped_early": fitted.stopped_early,
@@ -342,10 +343,16 @@ def _shower(display: Display, metrics: Any) -> Callable[[dict[str, float]], None
 
     def show(figures: dict[str, float]) -> None:
         with explain_full_disk(Path(metrics.name).parent):
-            metrics.write(json.dumps(figures) + "\n")
+            # JSON knows no NaN, which the norm of a skipped step may be.
+            numbers = {name: value if math.isfinite(value) else None for name, value in figures.items()}
+            metrics.write(json.dumps(numbers) + "\n")
             metrics.flush()
         display.stage(f"loss {figures['loss']:.3f}")
         display.advance()
+        if "skipped" in figures:
+            display.note(
+                f"[yellow]step {figures['step']:5d}  skipped: its gradient norm is {figures['grad_norm']:.3g}[/yellow]"
+            )
         if "heldout_accuracy" in figures:
             display.note(
                 f"step {figures['step']:5d}  loss {figures['loss']:.4f}  validation accuracy "

@@ -28,8 +28,7 @@ class RewardLearner:
     def step(self, passes: Sequence[np.ndarray], num_rows: int, rate_frac: float) -> dict[str, float]:
         """Train on this rank's `passes` (row numbers) of a batch of `num_rows`; return its figures over all ranks.
 
-        Keys: `loss` (mean per row), `grad_norm` (before clipping), `learning_rate`. Collective. A step whose gradient
-        is no number changes nothing; raises `GradientError` after too many in a row.
+        Keys: see `fitting.Trainer.step`. Collective. Raises `GradientError` after too many refused gradients in a row.
         """
         self.engine.set_training(True)
         total = torch.zeros(1, dtype=torch.float64)
@@ -42,10 +41,11 @@ class RewardLearner:
             losses = self._objective.losses(scores, targets.to(self.engine.device))
             self.engine.backward(losses.sum() / num_rows)
             total += losses.detach().double().sum().cpu()
-        norm, rate, _ = self.engine.step(rate_frac)
+        norm, rate, taken = self.engine.step(rate_frac)
         self.engine.guard.check()
         total, _ = self.engine.reduce(total, torch.zeros(1, dtype=torch.float64))
-        return {"loss": total.item() / num_rows, "grad_norm": norm, "learning_rate": rate}
+        figures = {"loss": total.item() / num_rows, "grad_norm": norm, "learning_rate": rate}
+        return figures if taken else figures | {"skipped": 1.0}
 
     @torch.no_grad()
     def scores(self, passes: Sequence[np.ndarray]) -> list[float]:

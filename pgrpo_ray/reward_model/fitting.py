@@ -23,7 +23,8 @@ class Trainer(Protocol):
     def step(self, rows: Sequence[int], rate: float) -> dict[str, float]:
         """Take one optimizer step on training rows at `rate`, in [0, 1], of the peak learning rate.
 
-        Returns `loss` (mean per row), `grad_norm` (before clipping) and `learning_rate`.
+        Returns `loss` (mean per row), `grad_norm` (before clipping) and `learning_rate`; with `skipped` where the
+        gradient was refused, as it was no number or a spike, and the step changed nothing.
         """
 
     def scores(self, numbers: Sequence[int]) -> list[float]:
@@ -70,6 +71,8 @@ class Fitted:
     """What training came to. Scores are those of the saved weights, as (better, worse)."""
 
     losses: list[float] = field(default_factory=list)
+    skipped_steps: int = 0
+    """Steps that changed nothing, for their gradient."""
     evaluations: list[Evaluation] = field(default_factory=list)
     best_step: int = 0
     stopped_early: bool = False
@@ -96,6 +99,7 @@ def fit(
         figures = trainer.step(rows, rate_frac(step, schedule.steps, schedule.warmup_steps))
         _refuse_nan(figures["loss"], f"the loss of step {step + 1}")
         fitted.losses.append(figures["loss"])
+        fitted.skipped_steps += "skipped" in figures
         done = step + 1
         if done % schedule.eval_every and done != schedule.steps:
             on_step({"step": done, **figures})

@@ -1,12 +1,14 @@
 """Reward-model training on real ZeRO-3 ranks: the same numbers as one process, a learned rule, a model others load."""
 
 import json
+import math
 import os
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import ray
 import torch
 import yaml
 from tiny_qwen3 import TOKENIZER, tiny_config
@@ -16,7 +18,7 @@ from pgrpo_ray.actors.rm_training import reward_trainer
 from pgrpo_ray.algo.preferences import Objective, TokenTable, rate_frac
 from pgrpo_ray.config import parse_tree
 from pgrpo_ray.config.rm_training import RewardTrainingConfig
-from pgrpo_ray.errors import ModelError
+from pgrpo_ray.errors import GradientError, ModelError
 from pgrpo_ray.reward_model.model import load, untrained
 from pgrpo_ray.reward_model.pairs import write_pairs
 from pgrpo_ray.reward_model.train import LocalTrainer, Recipe, batches, pair_accuracy, pair_rows, raw_scores, sides_of
@@ -103,6 +105,35 @@ def test_two_ranks_compute_what_one_process_does(base, tmp_path):
     assert np.abs(np.array(expected[0]) - expected[1]).max() > 0.01  # there was something to agree on
     saved = raw_scores(load(tmp_path / "model"), sides_of(PAIRS[:21]), 8, 128)
     assert [saved[number] for number in numbers] == pytest.approx(scores[1], abs=1e-5)
+
+
+def test_a_gradient_that_is_no_number_changes_nothing_is_told_and_in_the_end_ends_it(base):
+    """The loss stays a number: one rank's gradient is spoilt on its way back."""
+
+    def multiply_gradient(role, factor):
+        engine = role._learner.engine
+        role.backward = getattr(role, "backward", engine.backward)
+        engine.backward = lambda loss: role.backward(loss * factor)
+
+    sequences = untrained(base).encode(sides_of(PAIRS[:8]), 128)
+    trainer = reward_trainer(
+        config_of(base, max_skipped_steps=2), str(base), Objective(), pair_rows(sequences), TokenTable.of(sequences[:8])
+    )
+    with trainer as ranks:
+
+        def step(factor):
+            ray.get(ranks._ranks[1].__ray_call__.remote(multiply_gradient, factor))
+            return ranks.step([0, 1, 2, 3], 1.0), ranks.scores(range(8))
+
+        _, before = step(1.0)
+        figures, scores = step(math.nan)
+        assert figures["skipped"] and math.isfinite(figures["loss"]) and not math.isfinite(figures["grad_norm"])
+        assert scores == before
+        figures, scores = step(1.0)
+        assert "skipped" not in figures and scores != before
+        step(math.inf)
+        with pytest.raises(GradientError, match="2 optimizer steps in a row"):
+            step(math.inf)
 
 
 def test_a_planted_rule_is_learned_on_two_ranks(trained):

@@ -1,6 +1,7 @@
 """What is looked at before a run begins: room for its checkpoints, and whether there is one to go on from."""
 
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -105,7 +106,9 @@ def test_a_job_begins_where_there_is_no_checkpoint_and_goes_on_where_there_is_on
 
 
 def test_a_run_that_is_refused_for_lack_of_room_ends_no_other_of_its_name(tmp_path, monkeypatch):
-    mine = parse({"run": {"dir": str(tmp_path), "name": "mine"}, "cluster": {"address": "auto"}})
+    mine = parse(
+        {"run": {"dir": str(tmp_path)}, "checkpoint": {"dir": str(tmp_path / "kept")}, "cluster": {"address": "auto"}}
+    )
     reward = SimpleNamespace(sized=lambda config: config, warnings=[])
     examined = SimpleNamespace(sandbox=SimpleNamespace(kind="docker"), reward=reward)
     monkeypatch.setattr(preflight, "examine", lambda config: examined)
@@ -115,5 +118,7 @@ def test_a_run_that_is_refused_for_lack_of_room_ends_no_other_of_its_name(tmp_pa
         raise EnvironmentFault("no room")
 
     monkeypatch.setattr(launch, "ray_session", refuse)
+    others_draft = Path(CheckpointStore(mine.checkpoint_root).begin(1))
     with pytest.raises(EnvironmentFault, match="no room"):
         launch.run(mine, Console(quiet=True))
+    assert others_draft.exists()

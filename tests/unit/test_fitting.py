@@ -59,6 +59,14 @@ def test_at_equal_accuracy_the_likelier_order_wins_and_the_end_is_always_looked_
     assert trainer.rates == pytest.approx([0.5, 1.0, 1.0, 2 / 3, 1 / 3])
 
 
+def test_steps_that_were_skipped_are_counted(tmp_path):
+    class Skipping(Scripted):
+        def step(self, rows, rate):
+            return super().step(rows, rate) | ({"skipped": 1.0} if self.steps == 2 else {})
+
+    assert fit(Skipping([[1.0, 0.0, 1.0, 0.0]]), [[0]] * 3, Schedule(3, 0, 3, 0), HELDOUT, tmp_path).skipped_steps == 1
+
+
 def test_a_loss_or_score_that_is_no_number_stops_with_what_to_do(tmp_path):
     trainer = Scripted([[1.0, 0.0, 1.0, 0.0]], [1.0, 1.0, float("nan")])
     with pytest.raises(StageError, match=r"loss of step 3 is nan.*learner.learning_rate"):
