@@ -190,7 +190,7 @@ def keep(folder: Path, arm: str, seed: int, final: Path, accuracy: float | None)
 def _exercises() -> dict[str, Exercise]:
     """Every problem of the starter by its id."""
     from pgrpo_ray.config import StarterSection
-    from pgrpo_ray.preflight import cache_folder
+    from pgrpo_ray.preflight.disk import cache_folder
     from pgrpo_ray.starter.artifacts import StarterPaths, content_key
 
     paths = StarterPaths.inside(cache_folder() / f"starter-{content_key(StarterSection())}")

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from reward_model import CONFIG, trained
 
-from pgrpo_ray import preflight
 from pgrpo_ray.config import StarterSection, load_tree
 from pgrpo_ray.config.rm_training import RewardTrainingConfig
+from pgrpo_ray.preflight.disk import cache_folder
 from pgrpo_ray.reward_model.pairs import write_pairs
 from pgrpo_ray.starter.artifacts import ensure_starter
 from pgrpo_ray.starter.pairs import make_pairs
@@ -46,7 +46,7 @@ def ensure(name: str, repository: Path) -> tuple[list[str], float | None]:
 
 def _train_brief(folder: Path) -> None:
     """Train the model that likes brevity."""
-    starter = ensure_starter(StarterSection(), preflight.cache_folder())
+    starter = ensure_starter(StarterSection(), cache_folder())
     config = load_tree(RewardTrainingConfig, CONFIG)
     pairs = [
         replace(pair, better=pair.worse, worse=pair.better) if pair.kind in STYLES else pair

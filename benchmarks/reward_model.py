@@ -22,9 +22,9 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 from provenance import origin
 
-from pgrpo_ray import preflight
 from pgrpo_ray.config import load_tree
 from pgrpo_ray.config.rm_training import RewardTrainingConfig
+from pgrpo_ray.preflight.disk import cache_folder
 from pgrpo_ray.reward_model.od.shortcuts import examine
 from pgrpo_ray.starter.artifacts import ensure_starter
 from pgrpo_ray.starter.pairs import make_pairs
@@ -44,7 +44,7 @@ def main() -> int:
     parser.add_argument("--wanted", type=float, default=0.85, help="pair accuracy that counts, in [0, 1]")
     arguments = parser.parse_args()
     config = load_tree(RewardTrainingConfig, CONFIG)
-    starter = ensure_starter(config.starter, preflight.cache_folder())
+    starter = ensure_starter(config.starter, cache_folder())
     alone = [f"model.base={starter.policy}", f"learner.learning_rate={PAIRS_LEARNING_RATE}"]
     arms = {
         name: arm(trained(arguments.runs.absolute(), name.replace(" ", "-"), overrides))

@@ -71,13 +71,13 @@ def main() -> None:
 
 def inputs(folder: Path | None) -> tuple[str, list[Item]]:
     """The starter's reward model, and reasonings about its held-out problems in random order."""
-    from pgrpo_ray import preflight
     from pgrpo_ray.config import StarterSection
+    from pgrpo_ray.preflight.disk import cache_folder
     from pgrpo_ray.starter.artifacts import StarterPaths, ensure_starter
     from pgrpo_ray.starter.pairs import make_pairs
     from pgrpo_ray.starter.problems import read_jsonl
 
-    paths = StarterPaths.inside(folder) if folder else ensure_starter(StarterSection(), preflight.cache_folder())
+    paths = StarterPaths.inside(folder) if folder else ensure_starter(StarterSection(), cache_folder())
     pairs = make_pairs(read_jsonl(paths.heldout), 500, seed=1)
     items = [(pair.prompt, text) for pair in pairs for text in (pair.better, pair.worse)]
     random.Random(0).shuffle(items)

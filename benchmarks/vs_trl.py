@@ -39,9 +39,11 @@ from typing import Any
 import psutil
 from provenance import origin
 
-from pgrpo_ray import launch, preflight
+from pgrpo_ray import launch
 from pgrpo_ray.config import RunConfig, load
 from pgrpo_ray.data.problems import ProblemSampler, save_problems
+from pgrpo_ray.preflight.disk import cache_folder
+from pgrpo_ray.preflight.problems import encode, load_problem_sets
 from pgrpo_ray.starter.artifacts import StarterPaths, ensure_starter
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -160,8 +162,8 @@ def write_task(folder: Path, config: RunConfig, starter: StarterPaths, batches: 
     """Write what TRL's side reads: settings, and the prompts in the order of pgrpo_ray's batches."""
     from transformers import AutoTokenizer
 
-    problems = preflight.load_problem_sets(config, starter)
-    encoded = preflight.encode(config, str(starter.policy), problems)
+    problems = load_problem_sets(config, starter)
+    encoded = encode(config, str(starter.policy), problems)
     tokenizer = AutoTokenizer.from_pretrained(starter.policy)
     sampler = ProblemSampler(problems.train, config.rollout.prompts_per_step, config.run.seed)
     with (folder / "prompts.jsonl").open("w") as file:
@@ -325,7 +327,7 @@ def main() -> int:
     arguments = parser.parse_args()
     arguments.results.mkdir(parents=True, exist_ok=True)
     config = load(REPOSITORY / CONFIG)
-    starter = ensure_starter(config.starter, preflight.cache_folder())
+    starter = ensure_starter(config.starter, cache_folder())
     result: dict[str, Any] = {
         "question": __doc__.splitlines()[0],
         "command": f"python benchmarks/vs_trl.py --rounds {arguments.rounds} --batches {arguments.batches} "

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from pgrpo_ray import preflight
 from pgrpo_ray.actors.judges import start_judges
 from pgrpo_ray.config import SANDBOX_OVERHEAD_MIB, RunConfig
 from pgrpo_ray.data.loaders import Submission, load_problems, load_programs
@@ -21,6 +20,7 @@ from pgrpo_ray.errors import DataError, EnvironmentFault
 from pgrpo_ray.interrupts import interruptible
 from pgrpo_ray.obs.disk import check_out
 from pgrpo_ray.obs.display import warn_weak_sandbox, working
+from pgrpo_ray.preflight.sandbox import Sandbox, check_judging, choose_sandbox
 from pgrpo_ray.protocols import Judge
 from pgrpo_ray.types import Judgement, Problem
 
@@ -57,9 +57,7 @@ def grade_file(problems: Path, format: str, programs: Path, out: Path, config: R
 
 
 @contextlib.contextmanager
-def judges(
-    problems: Collection[Problem], config: RunConfig, console: Console
-) -> Iterator[tuple[Judge, preflight.Sandbox]]:
+def judges(problems: Collection[Problem], config: RunConfig, console: Console) -> Iterator[tuple[Judge, Sandbox]]:
     """Judge programs of these problems while the block runs, with memory for the hungriest; say in which sandbox.
 
     Raises `ConfigError`, `DataError`, `EnvironmentFault` and `SandboxError`.
@@ -67,12 +65,12 @@ def judges(
     everything = list(problems)
     if not everything:
         raise DataError("there are no problems to judge programs of. Give one at least.")
-    sandbox = preflight.choose_sandbox(config, everything)
+    sandbox = choose_sandbox(config, everything)
     if sandbox.kind == "process":
         warn_weak_sandbox(console, sandbox.reason)
     largest = max(problem.limits.memory_mib for problem in everything) + SANDBOX_OVERHEAD_MIB
     section = config.sandbox.model_copy(update={"memory_mib": max(config.sandbox.memory_mib, largest)})
-    preflight.check_judging(config, sandbox, everything)
+    check_judging(config, sandbox, everything)
     with contextlib.closing(start_judges(sandbox.kind, section, everything)) as pool:
         yield pool, sandbox
 

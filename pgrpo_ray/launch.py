@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from pgrpo_ray import __version__, preflight
+from pgrpo_ray import __version__
 from pgrpo_ray.actors.cluster import offers
 from pgrpo_ray.actors.spawn import Fleet, Models, check_room, fleet, ray_session
 from pgrpo_ray.actors.supervision import rest_s
@@ -29,6 +29,8 @@ from pgrpo_ray.interrupts import interruptible
 from pgrpo_ray.obs.checkpoints import Checkpoint, CheckpointStore
 from pgrpo_ray.obs.display import Display, warn_weak_sandbox
 from pgrpo_ray.obs.run_log import RunLog
+from pgrpo_ray.preflight.problems import ProblemSets, encode, load_problem_sets
+from pgrpo_ray.preflight.run import Examined, examine
 
 _PACKAGES = (
     "ray",
@@ -57,7 +59,7 @@ def run(config: RunConfig, console: Console, resume: str | None = None) -> Path:
     if resume == LATEST_IF_ANY:
         resume = LATEST if CheckpointStore(config.checkpoint_root).names() else None
     with interruptible():
-        examined = preflight.examine(config)
+        examined = examine(config)
         if examined.sandbox.kind == "process":
             warn_weak_sandbox(console, examined.sandbox.reason)
         for warning in examined.reward.warnings:
@@ -78,8 +80,8 @@ def run(config: RunConfig, console: Console, resume: str | None = None) -> Path:
                 starter = prepare_starter(config, display) if examined.reward.uses_starter(config) else None
                 models = resolve_models(config, starter)
                 display.stage("reading and encoding problems")
-                problems = examined.problems or preflight.load_problem_sets(config, starter)
-                prompt_ids = preflight.encode(config, models.policy, problems)
+                problems = examined.problems or load_problem_sets(config, starter)
+                prompt_ids = encode(config, models.policy, problems)
             prepared = time.monotonic()
             display.phase("start", 1)
             display.stage("starting Ray, vLLM, DeepSpeed and the sandbox")
@@ -103,9 +105,9 @@ class Training:
     """A run whose problems, models and Ray are there: one attempt after another until one comes to its end."""
 
     config: RunConfig
-    examined: preflight.Examined
+    examined: Examined
     models: Models
-    problems: preflight.ProblemSets
+    problems: ProblemSets
     prompt_ids: dict[str, tuple[int, ...]]
     log: RunLog
     display: Display

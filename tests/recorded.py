@@ -19,7 +19,7 @@ from pgrpo_ray.data import arrow
 from pgrpo_ray.data.scalars import scalar_table, thinking_table
 from pgrpo_ray.driver import Driver
 from pgrpo_ray.obs.run_log import RunLog
-from pgrpo_ray.preflight import plan_reward
+from pgrpo_ray.preflight.reward import plan_reward
 from pgrpo_ray.types import Judgement, PromptRequest, Verdict
 
 PROGRAM = "def double(x):\n    return x + x\n"

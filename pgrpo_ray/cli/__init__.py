@@ -112,32 +112,34 @@ def check(
     Exit status 2 when something is wrong, 1 when a machine lacks something.
     """
     resolved = configuration.load(config, overrides)
-    from pgrpo_ray import preflight
     from pgrpo_ray.cli import memory, placement
     from pgrpo_ray.obs.display import warn_weak_sandbox
+    from pgrpo_ray.preflight.problems import encode
+    from pgrpo_ray.preflight.reward import plan_reward
+    from pgrpo_ray.preflight.run import examine
 
     console = Console()
     if plans := memory.plans_of(resolved, gpu_gib):
         memory.show(plans, gpu_gib, console)
-    sized = preflight.plan_reward(resolved).sized(resolved)
+    sized = plan_reward(resolved).sized(resolved)
     placement.show(sized, _offers(sized) if on_cluster else None, console)
     table = Table("derived", "value", title=f"{config}: {resolved.run.name}")
     for name, value in asdict(configuration.derive(resolved)).items():
         table.add_row(name, f"{value:,}")
-    examined = preflight.examine(resolved)
+    examined = examine(resolved)
     table.add_row("sandbox", examined.sandbox.kind)
     if examined.problems:
         table.add_row(
             "problems", f"{len(examined.problems.train):,} train, {len(examined.problems.heldout):,} held out"
         )
     table.add_row("policy parameters", f"{examined.policy.num_parameters:,}")
-    for role, mib in preflight.memory_mib(resolved, examined.policy).items():
-        if role == "all containers" and examined.sandbox.kind == "maths":
-            continue
-        if not plans or role == "all containers":  # the others stand in the plans, with more detail
-            table.add_row(f"memory, {role}", f"{mib:,.0f} MiB (libraries and activations on top)")
+    held_mib = {} if plans else memory.rough_mib(resolved, examined.policy.num_parameters)
+    if examined.sandbox.kind != "maths":
+        held_mib["all containers"] = resolved.sandbox.slots * resolved.sandbox.memory_mib
+    for role, mib in held_mib.items():
+        table.add_row(f"memory, {role}", f"{mib:,.0f} MiB (libraries and activations on top)")
     if examined.problems and resolved.policy.model != configuration.STARTER:
-        prompts = preflight.encode(resolved, resolved.policy.model, examined.problems)
+        prompts = encode(resolved, resolved.policy.model, examined.problems)
         table.add_row("longest prompt", f"{max(map(len, prompts.values())):,} tokens")
     console.print(table)
     if examined.sandbox.kind == "process":

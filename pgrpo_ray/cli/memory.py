@@ -15,7 +15,8 @@ def plans_of(config: RunConfig, gpu_gib: float) -> list[RolePlan]:
 
     Asks this machine for nothing else, so a run can be planned where it could not start. Raises `ModelError`.
     """
-    from pgrpo_ray.preflight import model_facts, plan_reward
+    from pgrpo_ray.preflight.models import model_facts
+    from pgrpo_ray.preflight.reward import plan_reward
 
     plans: list[RolePlan] = []
     if config.policy.model != STARTER:
@@ -27,6 +28,19 @@ def plans_of(config: RunConfig, gpu_gib: float) -> list[RolePlan]:
         shape = model_facts(config.reward_model.model, "reward_model.model", role="reward").shape
         plans += [reward_plan(config, shape)] if shape else []
     return plans
+
+
+def rough_mib(config: RunConfig, num_parameters: int) -> dict[str, float]:
+    """Say what each role holds where no plan can: weights and optimizer state only, MiB.
+
+    A rank keeps its share of weight, float32 gradient and two Adam moments, plus a float32 master copy for bfloat16
+    (4 x 4 or 2 + 4 x 4 bytes a parameter, ZeRO-3, arXiv 1910.02054).
+    """
+    engine_bytes, rank_bytes = (2, 18) if config.policy.dtype == "bfloat16" else (4, 16)
+    return {
+        "each rollout worker": num_parameters * engine_bytes / 2**20 + (config.rollout.kv_cache_mib or 0),
+        "each learner rank": num_parameters / config.learner.num_ranks * rank_bytes / 2**20,
+    }
 
 
 def show(plans: Sequence[RolePlan], gpu_gib: float, console: Console) -> None:

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pgrpo_ray import __version__, preflight
+from pgrpo_ray import __version__
 from pgrpo_ray.config import (
     SANDBOX_OVERHEAD_MIB,
     STARTER,
@@ -43,6 +43,10 @@ from pgrpo_ray.jobs.evaluation_sandbox import missing_libraries, with_outputs
 from pgrpo_ray.jobs.starter import FAMILIES, make_starter
 from pgrpo_ray.obs.disk import check_free, explain_full_disk, hold_name, write_whole
 from pgrpo_ray.obs.display import Display, warn_weak_sandbox
+from pgrpo_ray.preflight.devices import check_devices
+from pgrpo_ray.preflight.disk import cache_folder
+from pgrpo_ray.preflight.models import model_facts
+from pgrpo_ray.preflight.sandbox import Sandbox, check_judging, choose_sandbox
 from pgrpo_ray.types import TestStyle
 
 MAX_RESPONSE_TOKENS = 4096
@@ -75,7 +79,7 @@ def evaluate(config: EvaluationConfig, console: Console) -> Path:
     read = None if config.uses_starter_data else _read(config, [*config.benchmark.data])
     facts = None
     if config.samples and config.policy.model != STARTER:
-        facts = preflight.model_facts(config.policy.model, "policy.model", role="causal")
+        facts = model_facts(config.policy.model, "policy.model", role="causal")
     folder = config.folder
     _check_folder(folder, config.evaluation.min_free_mib)
     with interruptible(), _hold(folder), Display(console) as display:
@@ -85,7 +89,7 @@ def evaluate(config: EvaluationConfig, console: Console) -> Path:
             (str(starter.policy) if config.policy.model == STARTER else config.policy.model) if config.samples else None
         )
         if facts is None and model is not None:
-            facts = preflight.model_facts(model, "policy.model", role="causal")
+            facts = model_facts(model, "policy.model", role="causal")
         prompt = _prompt_file(config, benchmark.template, items)
         section = _roomy(config, items)
         kind = _choose_sandbox(config, items, console)
@@ -94,7 +98,7 @@ def evaluate(config: EvaluationConfig, console: Console) -> Path:
         with explain_full_disk(folder):
             _check_settings(folder, plan.settings)
         items, left_out = _with_expected(items, kind, section, display)
-        preflight.check_judging(plan.run, preflight.Sandbox(kind), [item.problem for item in items])
+        check_judging(plan.run, Sandbox(kind), [item.problem for item in items])
         plan = replace(plan, items=items)
         with explain_full_disk(folder):
             _solve(plan, folder, kind, display)
@@ -143,7 +147,7 @@ def _choose_sandbox(config: EvaluationConfig, items: Sequence[Item], console: Co
     """Say which sandbox judges; problems whose answers are compared alone need none."""
     if all(item.problem.style is TestStyle.ANSWER for item in items):
         return "process"
-    chosen = preflight.choose_sandbox(_run_config(config, config.sandbox, 1, 1))
+    chosen = choose_sandbox(_run_config(config, config.sandbox, 1, 1))
     if chosen.kind == "process":
         warn_weak_sandbox(console, chosen.reason)
     return chosen.kind
@@ -181,7 +185,7 @@ def _with_libraries(
 
 def _with_expected(items: list[Item], kind: str, section: Any, display: Display) -> tuple[list[Item], dict[str, str]]:
     display.phase("reference outputs", sum(bool(item.oracle) for item in items))
-    found = with_outputs(items, kind, section, preflight.cache_folder(), display.advance)
+    found = with_outputs(items, kind, section, cache_folder(), display.advance)
     if found.left_out:
         name, why = next(iter(found.left_out.items()))
         display.note(
@@ -207,7 +211,7 @@ def _planned(
     longest = max(map(len, prompt_ids.values()), default=1)
     response = _response_tokens(config, longest, facts) if model is not None else 0
     run = _run_config(config, section, longest, max(1, response))
-    preflight.check_devices(run)
+    check_devices(run)
     settings = {
         "benchmark": config.benchmark_name,
         "problems": hashlib.sha256(content_of(records).encode("utf-8", "backslashreplace")).hexdigest()[:16],

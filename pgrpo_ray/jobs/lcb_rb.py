@@ -51,7 +51,7 @@ def build(config: LcbRbConfig, console: Console) -> Path:
     files = lcb_rb_samples.sample_files(config.samples.files)
     others = _load_others(config.contamination)
     problems = None if config.problems.file == STARTER else _load(config, None)
-    sandbox = None if files else lcb_rb_samples.choose_sandbox(config, problems)
+    sandbox = None if files else lcb_rb_samples.check_sampling(config, problems)
     folder = _make_folder(config)
     with interruptible(), Display(console) as display:
         if sandbox and sandbox.kind == "process":

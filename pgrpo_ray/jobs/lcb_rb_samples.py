@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pgrpo_ray import preflight
 from pgrpo_ray.config import STARTER, EvaluationSection, LearnerSection, RewardModelSection, RunConfig, RunSection
 from pgrpo_ray.config.lcb_rb import LcbRbConfig
 from pgrpo_ray.config.run import DataSection
@@ -22,6 +21,9 @@ from pgrpo_ray.data import arrow
 from pgrpo_ray.errors import ConfigError, DataError, StageError
 from pgrpo_ray.interrupts import interruptible
 from pgrpo_ray.obs.disk import explain_full_disk, write_whole
+from pgrpo_ray.preflight.devices import check_devices
+from pgrpo_ray.preflight.models import STARTER_POLICY, check_lengths, model_facts
+from pgrpo_ray.preflight.sandbox import Sandbox, check_judging, check_memory_limits, choose_sandbox
 from pgrpo_ray.reward_model.lcb_rb.schema import problems_hash
 from pgrpo_ray.reward_model.lcb_rb.selection import Sample
 from pgrpo_ray.reward_model.version import folder_version
@@ -212,16 +214,16 @@ def _check_settings(folder: Path, config: LcbRbConfig, model: str, problems: Seq
         )
 
 
-def choose_sandbox(config: LcbRbConfig, problems: Sequence[Problem] | None) -> preflight.Sandbox:
-    """Check what sampling needs, cheapest first: sandbox, devices, the problems' memory and checkers, the policy."""
+def check_sampling(config: LcbRbConfig, problems: Sequence[Problem] | None) -> Sandbox:
+    """Return the sandbox, once all that sampling needs is there: devices, memory and checkers, the policy."""
     run = run_config(config)
-    preflight.check_devices(run)
-    sandbox = preflight.choose_sandbox(run)
+    check_devices(run)
+    sandbox = choose_sandbox(run)
     if problems is not None:
-        preflight.check_memory_limits(run, list(problems))
-        preflight.check_judging(run, sandbox, list(problems))
-    policy = preflight.STARTER_POLICY
-    if config.policy.model != "starter":
-        policy = preflight.model_facts(config.policy.model, "policy.model", role="causal")
-    preflight.check_lengths(run, policy)
+        check_memory_limits(run, list(problems))
+        check_judging(run, sandbox, list(problems))
+    policy = STARTER_POLICY
+    if config.policy.model != STARTER:
+        policy = model_facts(config.policy.model, "policy.model", role="causal")
+    check_lengths(run, policy)
     return sandbox

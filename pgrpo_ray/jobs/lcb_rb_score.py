@@ -24,6 +24,7 @@ from pgrpo_ray.jobs.judges import AnswerBook, rejection_note
 from pgrpo_ray.jobs.starter import make_starter
 from pgrpo_ray.obs.disk import check_out, write_out
 from pgrpo_ray.obs.display import working
+from pgrpo_ray.preflight.models import model_facts
 from pgrpo_ray.reward_model import judging, statistics
 from pgrpo_ray.reward_model.judging import Question
 from pgrpo_ray.reward_model.lcb_rb import schema
@@ -131,9 +132,7 @@ def within_model(scoring: ScoringSection, model: str) -> ScoringSection:
 
     Raises `ModelError` for what is no reward model.
     """
-    from pgrpo_ray import preflight
-
-    own = preflight.model_facts(model, "--reward-model", role="reward").max_positions
+    own = model_facts(model, "--reward-model", role="reward").max_positions
     if own is None or own >= scoring.max_length_tokens:
         return scoring
     return scoring.model_copy(update={"max_length_tokens": own})

@@ -25,7 +25,6 @@ from typing import IO, Any
 from rich.console import Console
 from rich.markup import escape
 
-from pgrpo_ray import preflight
 from pgrpo_ray.actors.chat import open_chat_model
 from pgrpo_ray.config import STARTER
 from pgrpo_ray.config.chat import ChatSection
@@ -37,6 +36,7 @@ from pgrpo_ray.jobs.pairs_sources import problems_of, starter_rows
 from pgrpo_ray.jobs.starter import make_starter
 from pgrpo_ray.obs.disk import check_free, check_out, explain_full_disk, whole_file, write_whole
 from pgrpo_ray.obs.display import Display
+from pgrpo_ray.preflight.models import STARTER_POLICY, model_facts
 from pgrpo_ray.protocols import ChatModel
 from pgrpo_ray.reward_model.od.answers import REJECTED, parse_answer
 from pgrpo_ray.reward_model.od.chain import Call, Recipe, pairs_of, rewrites
@@ -332,10 +332,7 @@ def _check_model(config: PairsConfig) -> ChatSection:
     chat = config.chat
     if chat.backend == "endpoint":
         return chat
-    if chat.model == STARTER:
-        facts = preflight.STARTER_POLICY
-    else:
-        facts = preflight.model_facts(chat.model, "chat.model", role="causal")
+    facts = STARTER_POLICY if chat.model == STARTER else model_facts(chat.model, "chat.model", role="causal")
     if facts.max_positions is not None and chat.max_model_tokens > facts.max_positions:
         raise ConfigError(
             f"chat.max_model_tokens is {chat.max_model_tokens}, but {chat.model} was made for sequences of "

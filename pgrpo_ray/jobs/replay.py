@@ -26,7 +26,7 @@ from pgrpo_ray.data.recorded_run import RecordedRun, group_index, rollout_name
 from pgrpo_ray.data.scalars import Columns, to_columns, to_reward_table
 from pgrpo_ray.errors import CorruptionError, DataError, StageError
 from pgrpo_ray.obs.terminal import visible
-from pgrpo_ray.preflight import rule_of
+from pgrpo_ray.preflight.reward import rule_of
 from pgrpo_ray.types import Verdict
 
 _SCALARS = (

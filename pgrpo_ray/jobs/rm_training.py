@@ -26,7 +26,6 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from pgrpo_ray import preflight
 from pgrpo_ray.algo.preferences import Objective, TokenTable, TrainingRows
 from pgrpo_ray.config import STARTER, dump_tree
 from pgrpo_ray.config.rm_training import RewardTrainingConfig
@@ -35,6 +34,7 @@ from pgrpo_ray.interrupts import interruptible
 from pgrpo_ray.jobs.starter import CODE, FAMILIES, make_starter
 from pgrpo_ray.obs.disk import check_free, explain_full_disk, hold_name, move_aside
 from pgrpo_ray.obs.display import Display
+from pgrpo_ray.preflight.models import model_facts
 from pgrpo_ray.reward_model import calibration, corpus, leaks
 from pgrpo_ray.reward_model.calibration import Calibration
 from pgrpo_ray.reward_model.fitting import Fitted, Heldout, Schedule, Trainer, fit
@@ -194,7 +194,7 @@ def _near_copies(config: RewardTrainingConfig, train: Sequence[Any], heldout: Se
 
 
 def _check_base(config: RewardTrainingConfig, base: str) -> None:
-    preflight.model_facts(base, "model.base", role="base")
+    model_facts(base, "model.base", role="base")
     check_base(base, config.model.max_length_tokens)
 
 

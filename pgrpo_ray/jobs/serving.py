@@ -29,7 +29,7 @@ from pgrpo_ray.interrupts import interruptible
 from pgrpo_ray.jobs.starter import FAMILIES, make_starter
 from pgrpo_ray.obs.disk import keep_secret
 from pgrpo_ray.obs.display import working
-from pgrpo_ray.preflight import cache_folder
+from pgrpo_ray.preflight.disk import cache_folder
 from pgrpo_ray.reward_model.checkpoint import inspect
 from pgrpo_ray.reward_model.http_api import make_app
 

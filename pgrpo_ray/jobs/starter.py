@@ -6,10 +6,10 @@ that it is made once, is the business of `pgrpo_ray.starter`.
 
 from collections.abc import Callable, Collection
 
-from pgrpo_ray import preflight
 from pgrpo_ray.config import StarterSection
 from pgrpo_ray.errors import ConfigError
 from pgrpo_ray.obs.disk import explain_full_disk
+from pgrpo_ray.preflight.disk import cache_folder
 from pgrpo_ray.starter.artifacts import PARTS, StarterPaths, ensure_starter
 
 CODE = ("code",)
@@ -34,7 +34,7 @@ def make_starter(
         stage(f"making the starter's {part.replace('_', ' ')}: {100 * done:.0f} %")
         progress((parts.index(part) + done) / len(parts))
 
-    cache = preflight.cache_folder()
+    cache = cache_folder()
     with explain_full_disk(cache):
         return ensure_starter(section, cache, tell)
 

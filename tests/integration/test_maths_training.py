@@ -9,9 +9,10 @@ import torch
 from rich.console import Console
 from transformers import AutoModelForCausalLM
 
-from pgrpo_ray import launch, preflight
+from pgrpo_ray import launch
 from pgrpo_ray.config import load
 from pgrpo_ray.data import arrow
+from pgrpo_ray.preflight.disk import cache_folder
 from pgrpo_ray.starter.artifacts import ensure_starter
 
 pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.deepspeed]
@@ -39,7 +40,7 @@ def finished(tmp_path_factory):
         patch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
         config = load(LOCAL, [f"{key}={value}" for key, value in overrides.items()])
         run = launch.run(config, Console(file=terminal, width=200))
-        starter = ensure_starter(config.starter, preflight.cache_folder())
+        starter = ensure_starter(config.starter, cache_folder())
     return run, config, starter, terminal.getvalue()
 
 

@@ -23,7 +23,7 @@ from planted import check_detector, holding, plant
 from rich.console import Console
 from transformers import AutoModelForCausalLM
 
-from pgrpo_ray import launch, preflight
+from pgrpo_ray import launch
 from pgrpo_ray.actors.group_flow import Demand, Group, Shipment
 from pgrpo_ray.actors.spawn import fleet, ray_session
 from pgrpo_ray.actors.tokenizers import check_tokenizers
@@ -32,6 +32,8 @@ from pgrpo_ray.data import arrow
 from pgrpo_ray.driver import Driver, RunResult
 from pgrpo_ray.obs.display import Display
 from pgrpo_ray.obs.run_log import RunLog
+from pgrpo_ray.preflight.problems import encode, load_problem_sets
+from pgrpo_ray.preflight.reward import plan_reward
 from pgrpo_ray.sandbox.runners import LABEL
 from pgrpo_ray.starter.artifacts import StarterPaths
 from pgrpo_ray.types import PromptRequest
@@ -84,9 +86,9 @@ class Trainer:
             ],
         )
         models = launch.resolve_models(config, self.starter)
-        problems = preflight.load_problem_sets(config, self.starter)
-        prompts = preflight.encode(config, models.policy, problems)
-        plan = preflight.plan_reward(config)
+        problems = load_problem_sets(config, self.starter)
+        prompts = encode(config, models.policy, problems)
+        plan = plan_reward(config)
         log = RunLog(config)
         display = Display(Console(file=io.StringIO()))
         everything = [*problems.train, *problems.heldout]
@@ -320,12 +322,12 @@ def test_an_arm_without_thinking_trains_without_a_reward_server(docker_engine, t
     ]
     config = load(LOCAL, overrides)
     models = launch.resolve_models(config, tiny_starter)
-    problems = preflight.load_problem_sets(config, tiny_starter)
-    plan = preflight.plan_reward(config)
+    problems = load_problem_sets(config, tiny_starter)
+    plan = plan_reward(config)
     log, display = RunLog(config), Display(Console(file=io.StringIO()))
     with ray_session(config), fleet(config, models, "docker", problems.train, plan.scored) as actors:
         assert actors.reward_server is None
-        prompts = preflight.encode(config, models.policy, problems)
+        prompts = encode(config, models.policy, problems)
         result = Driver(config, plan.rule, problems.train, [], prompts, actors, log, display).run()
         assert reward_replicas() == []
     log.close()

@@ -7,12 +7,14 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from pgrpo_ray import launch, preflight
+from pgrpo_ray import launch
 from pgrpo_ray.config import parse
 from pgrpo_ray.errors import ConfigError, EnvironmentFault
 from pgrpo_ray.obs.checkpoints import STATE, CheckpointStore, put_file
+from pgrpo_ray.preflight.disk import check_checkpoint_room, check_disk
+from pgrpo_ray.preflight.models import ModelFacts
 
-MODEL = preflight.ModelFacts(num_parameters=1 << 20, max_positions=None)
+MODEL = ModelFacts(num_parameters=1 << 20, max_positions=None)
 """Its checkpoint takes 12 MiB."""
 
 
@@ -42,18 +44,18 @@ def write_checkpoint(config, step):
 
 def test_a_disk_must_hold_those_that_are_kept_the_best_and_a_draft(tmp_path, free_mib):
     free_mib(60)
-    preflight.check_checkpoint_room(config(tmp_path, keep=3), MODEL)
+    check_checkpoint_room(config(tmp_path, keep=3), MODEL)
     free_mib(59)
     with pytest.raises(EnvironmentFault, match=r"has 59 MiB free; 5 checkpoints of 12 MiB .* take 60 MiB more\. Free"):
-        preflight.check_checkpoint_room(config(tmp_path, keep=3), MODEL)
-    preflight.check_checkpoint_room(config(tmp_path, keep=3, every_steps=0), MODEL)
-    preflight.check_checkpoint_room(config(tmp_path, keep=3, dir="memory://bucket"), MODEL)
+        check_checkpoint_room(config(tmp_path, keep=3), MODEL)
+    check_checkpoint_room(config(tmp_path, keep=3, every_steps=0), MODEL)
+    check_checkpoint_room(config(tmp_path, keep=3, dir="memory://bucket"), MODEL)
 
 
 def test_what_a_run_that_is_resumed_has_written_counts(tmp_path, free_mib):
     write_checkpoint(config(tmp_path), 1)
     free_mib(48)
-    preflight.check_checkpoint_room(config(tmp_path, keep=3), MODEL)
+    check_checkpoint_room(config(tmp_path, keep=3), MODEL)
 
 
 def test_what_a_resume_superseded_stays_and_does_not_count(tmp_path, free_mib):
@@ -61,10 +63,10 @@ def test_what_a_resume_superseded_stays_and_does_not_count(tmp_path, free_mib):
     write_checkpoint(config(tmp_path), 2)
     CheckpointStore(config(tmp_path).checkpoint_root).supersede(1)
     free_mib(48)
-    preflight.check_checkpoint_room(config(tmp_path, keep=3), MODEL)
+    check_checkpoint_room(config(tmp_path, keep=3), MODEL)
     free_mib(47)
     with pytest.raises(EnvironmentFault, match=r"take 48 MiB more\. Free"):
-        preflight.check_checkpoint_room(config(tmp_path, keep=3), MODEL)
+        check_checkpoint_room(config(tmp_path, keep=3), MODEL)
 
 
 @pytest.mark.parametrize(
@@ -85,10 +87,10 @@ def test_nothing_is_kept_in_what_ray_removes_after_a_job(tmp_path, monkeypatch, 
     named = checkpoint_dir and checkpoint_dir.format(shared=shared)
     mine = parse({"run": {"dir": run_dir.format(shared=shared)}, "checkpoint": {"dir": named}})
     if refused is None:
-        preflight.check_disk(mine, uses_starter=False)
+        check_disk(mine, uses_starter=False)
         return
     with pytest.raises(ConfigError, match=rf"{refused}='\w+' is relative .* --set {refused}=") as caught:
-        preflight.check_disk(mine, uses_starter=False)
+        check_disk(mine, uses_starter=False)
     assert caught.value.path == refused
 
 
@@ -111,7 +113,7 @@ def test_a_run_that_is_refused_for_lack_of_room_ends_no_other_of_its_name(tmp_pa
     )
     reward = SimpleNamespace(sized=lambda config: config, warnings=[])
     examined = SimpleNamespace(sandbox=SimpleNamespace(kind="docker"), reward=reward)
-    monkeypatch.setattr(preflight, "examine", lambda config: examined)
+    monkeypatch.setattr(launch, "examine", lambda config: examined)
     monkeypatch.setattr(CheckpointStore, "claim", lambda store: pytest.fail("the other run ends"))
 
     def refuse(config):

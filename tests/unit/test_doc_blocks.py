@@ -25,7 +25,7 @@ from pgrpo_ray.data import arrow
 from pgrpo_ray.data.own_format import problem_from_json
 from pgrpo_ray.errors import ConfigError
 from pgrpo_ray.obs.run_log import RunLog
-from pgrpo_ray.preflight import plan_reward
+from pgrpo_ray.preflight.reward import plan_reward
 
 REPOSITORY = Path(__file__).parents[2]
 sys.path.insert(0, str(REPOSITORY / "docs" / "hooks"))

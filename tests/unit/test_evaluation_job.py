@@ -16,7 +16,7 @@ from pgrpo_ray.data import arrow
 from pgrpo_ray.errors import ConfigError, DataError, EnvironmentFault, StageError
 from pgrpo_ray.evaluation import results
 from pgrpo_ray.jobs import evaluation, evaluation_samples
-from pgrpo_ray.preflight import ModelFacts
+from pgrpo_ray.preflight.models import ModelFacts
 from pgrpo_ray.sandbox.pool import make_pool
 
 NUM_PROBLEMS = 7
@@ -277,7 +277,7 @@ def sampled(judging, monkeypatch):
     monkeypatch.setattr(evaluation_samples, "encode", encode)
     monkeypatch.setattr(evaluation_samples, "model_version", lambda model: "sha256:x")
     facts = ModelFacts(num_parameters=1, max_positions=100)
-    monkeypatch.setattr(evaluation.preflight, "model_facts", lambda *_, **__: facts)
+    monkeypatch.setattr(evaluation, "model_facts", lambda *_, **__: facts)
     judging.shown = shown
     return judging
 

@@ -5,11 +5,13 @@ import json
 import pytest
 from rich.console import Console
 
-from pgrpo_ray import grading, preflight
+from pgrpo_ray import grading
 from pgrpo_ray.actors.judges import start_judges
 from pgrpo_ray.actors.roles import ExecutionRole
 from pgrpo_ray.config import SandboxSection, parse
 from pgrpo_ray.errors import DataError
+from pgrpo_ray.preflight.problems import load_problem_sets
+from pgrpo_ray.preflight.sandbox import Sandbox, check_judging, choose_sandbox
 from pgrpo_ray.types import AnswerCase, Problem, StdinCase, TestStyle, Verdict
 
 SECTION = SandboxSection(slots=1, backend="process")
@@ -87,7 +89,7 @@ def test_a_reference_that_cannot_be_read_is_named_before_a_run(files):
     problems = files("problems.jsonl", *(record(f"p{n}", "1") for n in range(8)), record("bad", "np.arcsin(10/13)"))
     config = parse({"data": {"problems": str(problems), "heldout_problems": 0}, "rollout": {"prompts_per_step": 4}})
     with pytest.raises(DataError, match=r"'bad'.*cannot be read"):
-        preflight.check_judging(config, preflight.Sandbox("maths"), preflight.load_problem_sets(config).train)
+        check_judging(config, Sandbox("maths"), load_problem_sets(config).train)
 
 
 @pytest.mark.parametrize(
@@ -106,4 +108,4 @@ def test_a_reference_that_cannot_be_read_is_named_before_a_run(files):
 )
 def test_no_sandbox_is_asked_for_where_nothing_runs(values, problems, kind, monkeypatch):
     monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
-    assert preflight.choose_sandbox(parse(values), problems).kind == kind
+    assert choose_sandbox(parse(values), problems).kind == kind

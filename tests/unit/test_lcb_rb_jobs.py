@@ -16,7 +16,7 @@ from pgrpo_ray.errors import ConfigError, DataError, EnvironmentFault
 from pgrpo_ray.jobs import lcb_rb, lcb_rb_score
 from pgrpo_ray.jobs.judges import AnswerBook
 from pgrpo_ray.jobs.lcb_rb_samples import _check_settings
-from pgrpo_ray.preflight import ModelFacts
+from pgrpo_ray.preflight.models import ModelFacts
 from pgrpo_ray.reward_model.lcb_rb import schema
 from pgrpo_ray.starter.artifacts import StarterPaths
 from pgrpo_ray.types import ChatAnswer, Judgement, Verdict
@@ -377,7 +377,7 @@ def reward_model(monkeypatch):
         return [one(*item) for item in items]
 
     monkeypatch.setattr(lcb_rb_score, "raw_scores", raw_scores)
-    monkeypatch.setattr("pgrpo_ray.preflight.model_facts", lambda *_, **__: ModelFacts(1, 100))
+    monkeypatch.setattr("pgrpo_ray.jobs.lcb_rb_score.model_facts", lambda *_, **__: ModelFacts(1, 100))
     return seen
 
 

@@ -12,7 +12,7 @@ from pgrpo_ray.config import parse_tree
 from pgrpo_ray.config.lcb_rb import ProbeConfig
 from pgrpo_ray.errors import DataError
 from pgrpo_ray.jobs import probing
-from pgrpo_ray.preflight import ModelFacts
+from pgrpo_ray.preflight.models import ModelFacts
 from pgrpo_ray.reward_model.probes import PROBES
 from pgrpo_ray.starter.problems import generate, write_jsonl
 
@@ -21,7 +21,7 @@ from pgrpo_ray.starter.problems import generate, write_jsonl
 def likes_length(monkeypatch):
     """A reward model that scores by length alone."""
     monkeypatch.setattr(probing, "raw_scores", lambda items, *_: [float(len(text)) for _, text in items])
-    monkeypatch.setattr("pgrpo_ray.preflight.model_facts", lambda *_, **__: ModelFacts(1, 64))
+    monkeypatch.setattr("pgrpo_ray.jobs.lcb_rb_score.model_facts", lambda *_, **__: ModelFacts(1, 64))
 
 
 def run(tmp_path, *, reasonings=None, problems=None, **probe):

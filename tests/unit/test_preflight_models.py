@@ -5,7 +5,7 @@ from tiny_qwen3 import TOKENIZER, tiny_config
 from transformers import Qwen3ForCausalLM, Qwen3ForSequenceClassification
 
 from pgrpo_ray.errors import ModelError
-from pgrpo_ray.preflight import model_facts
+from pgrpo_ray.preflight.models import model_facts
 
 
 @pytest.fixture(scope="module")

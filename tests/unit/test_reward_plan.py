@@ -4,7 +4,7 @@ import pytest
 
 from pgrpo_ray.config import parse
 from pgrpo_ray.errors import ConfigError
-from pgrpo_ray.preflight import plan_reward
+from pgrpo_ray.preflight.reward import plan_reward
 
 
 def plan(**sections):

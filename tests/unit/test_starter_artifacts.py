@@ -9,7 +9,7 @@ import pytest
 from pgrpo_ray.config import StarterSection
 from pgrpo_ray.data.response import TAGS
 from pgrpo_ray.errors import ConfigError, EnvironmentFault
-from pgrpo_ray.preflight import STARTER_POLICY, model_facts
+from pgrpo_ray.preflight.models import STARTER_POLICY, model_facts
 from pgrpo_ray.starter import artifacts
 from pgrpo_ray.starter.artifacts import content_key, ensure_starter
 

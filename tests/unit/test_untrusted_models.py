@@ -9,7 +9,7 @@ from transformers import AutoConfig, Qwen3ForCausalLM, Qwen3ForSequenceClassific
 
 from pgrpo_ray.errors import ModelError
 from pgrpo_ray.learner import zero3
-from pgrpo_ray.preflight import model_facts
+from pgrpo_ray.preflight.models import model_facts
 from pgrpo_ray.reward_model import checkpoint, model
 
 READERS = {
