@@ -89,8 +89,10 @@ def watch(clock: Clock) -> None:
     for name, part in methods.items():
         if hasattr(cls, name):  # another checkout may have it elsewhere
             setattr(cls, name, clock.part(part, getattr(cls, name)))
-    for name, part in {"plan_update": "plan", "share_of": "shares", "batch_metrics": "metrics"}.items():
-        setattr(driver, name, clock.part(part, getattr(driver, name)))
+    functions = {"reward_groups": "reward", "check_trained": "plan", "plan_update": "plan", "share_of": "shares"}
+    for name, part in (functions | {"batch_metrics": "metrics"}).items():
+        if hasattr(driver, name):
+            setattr(driver, name, clock.part(part, getattr(driver, name)))
     waits.wait_any = clock.part("wait", waits.wait_any)
     for name in ("judge", "answer", "again"):
         setattr(pools.ExecutionPools, name, clock.part("judge", getattr(pools.ExecutionPools, name)))

@@ -11,7 +11,7 @@ One step, and who waits for whom:
 - `_collect` waits until every group of the step's batch is there (`algo.late_groups: wait`), or as many as make one
   (`drop`; what is then too old for the next step is given up). With dynamic sampling it has groups without a gradient
   replaced before the batch is closed.
-- `_reward` composes rewards and advantages from scalars: some numbers per rollout, on the driver.
+- The batch is rewarded (`actors.batch`): rewards and advantages from scalars, some numbers per rollout, on the driver.
 - `_learn` plans the update, hands every rank its share, waits for all of them, then brings the new weights to all
   rollout workers, or to none (`actors.weight_sync`). Responses that are being sampled go on with them.
 - The recorder writes the batch's rollouts meanwhile; the next step waits for that write before it asks for another.
@@ -22,9 +22,10 @@ Invariants:
 - The driver holds references and scalar columns, never token tensors or weights.
 - Conservation, checked each step: issued = open + trained + any other fate (`data.ledger`), and nothing has two fates.
 - Every wait has a deadline and names its role (`actors.waits`).
-- What is judged, rewarded and trained on is the same row everywhere (`actors.arrivals`, `data.digests`).
-- No rollout is older than `algo.max_staleness`, and engine and learner agree on the logprobs of tokens of the current
-  version, or the run ends.
+- What is judged, rewarded and trained on is the same row everywhere (`actors.arrivals`, `data.digests`,
+  `learner.reports`).
+- No rollout is older than `algo.max_staleness` (`algo.staleness`), and engine and learner agree on the logprobs of
+  tokens of the current version (`learner.reports`), or the run ends.
 """
 
 import contextlib
@@ -33,34 +34,33 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from rich.markup import escape
 
 from pgrpo_ray.actors import waits, weight_sync
 from pgrpo_ray.actors.arrivals import Repeats
 from pgrpo_ray.actors.backlog import EVALUATION, Backlog, tokens_and_verdicts
+from pgrpo_ray.actors.batch import Batch, reward_groups
 from pgrpo_ray.actors.checkpointing import Checkpointer
-from pgrpo_ray.actors.group_flow import Group, GroupFlow, Shipment, in_order, places_of
+from pgrpo_ray.actors.group_flow import GroupFlow, Shipment, in_order, places_of
 from pgrpo_ray.actors.run_metrics import RunMetrics
 from pgrpo_ray.actors.spawn import Fleet
 from pgrpo_ray.actors.supervision import Supervisor
-from pgrpo_ray.algo.advantages import variance_shares
 from pgrpo_ray.algo.batching import UpdatePlan, plan_update
-from pgrpo_ray.algo.rewarding import Arm, alive_groups, reward_batch, signals_of
-from pgrpo_ray.algo.rewards import RewardRule, Signals
+from pgrpo_ray.algo.rewarding import Arm
+from pgrpo_ray.algo.rewards import RewardRule
 from pgrpo_ray.algo.staleness import check_staleness
 from pgrpo_ray.config import RunConfig, derive
 from pgrpo_ray.data import arrow
-from pgrpo_ray.data.digests import digest_of
-from pgrpo_ray.data.ledger import FATES, NO_GRADIENT, TRAINED
+from pgrpo_ray.data.ledger import TRAINED
 from pgrpo_ray.data.recorded_run import RecordedRun
 from pgrpo_ray.data.run_state import RunState, SavedEstimate, fingerprint
 from pgrpo_ray.data.scalars import Columns, to_columns, to_reward_table
-from pgrpo_ray.errors import CorruptionError, LostError, MismatchError, PgrpoError, StageError
-from pgrpo_ray.evaluation.passk import pass_at_k_interval
+from pgrpo_ray.errors import LostError, MismatchError, PgrpoError, StageError
+from pgrpo_ray.evaluation.heldout import Estimate, heldout_pass_at_1
+from pgrpo_ray.learner.reports import check_parity, check_trained
 from pgrpo_ray.learner.shares import Places, share_of
 from pgrpo_ray.obs.checkpoints import Checkpoint, CheckpointStore
 from pgrpo_ray.obs.disk import explain_full_disk
@@ -69,43 +69,12 @@ from pgrpo_ray.obs.hacking import HackingMonitor, read_probe
 from pgrpo_ray.obs.metrics import batch_metrics
 from pgrpo_ray.obs.run_log import RunLog
 from pgrpo_ray.obs.timeline import Timeline
-from pgrpo_ray.types import Problem, Verdict
+from pgrpo_ray.types import Problem
 
 LAST_WRITE_TIMEOUT_S = 5.0
 """For the recorder to finish the last file when a run fails or is interrupted."""
 STAGES = ("sampling", "judging", "scoring", "learning", "sync")
 """Of the timeline."""
-
-
-class Estimate(NamedTuple):
-    """pass@1 on held-out problems with its 95 % interval, all in [0, 1]."""
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One step's groups, rewarded."""
-
-    groups: list[Group]
-    columns: Columns
-    """Of all rollouts, group after group; reward terms and advantages included."""
-    group_index: np.ndarray
-    """Of each rollout, int64 [N], ascending."""
-    shipments: list[Shipment]
-    """That its groups came in."""
-    places: Places
-    """Of its rollouts in the tables of these."""
-    thinking: pa.Table
-    """Its THINKING columns."""
-    shares: dict[str, float]
-    """Of the advantages' variance, by reward term."""
-
-    def alive(self) -> np.ndarray:
-        """Return which groups have a gradient, bool [groups]."""
-        return alive_groups(self.columns["advantage"], self.group_index)
 
 
 @dataclass(frozen=True)
@@ -321,7 +290,7 @@ class Driver:
         else:
             groups, sampled = self._backlog.first_done(wanted), time.monotonic()
         for round_left in reversed(range(self._config.algo.sampling_rounds)):
-            batch = self._reward(groups)
+            batch = reward_groups(groups, self._arm, self._config.algo, self._policy_version)
             missing = wanted - int(batch.alive().sum())
             if not round_left or not missing:
                 break
@@ -330,26 +299,6 @@ class Driver:
                 break
             groups, sampled = groups + self._flow.finish(more), more.sampled_at
         return batch, sampled
-
-    def _reward(self, groups: list[Group]) -> Batch:
-        """Compose rewards and advantages of what has been judged and scored."""
-        shipments, places = places_of(groups)
-        scalars = in_order([shipment.scalars for shipment in shipments], places)
-        thinking = in_order([shipment.thinking for shipment in shipments], places)
-        columns = to_columns(arrow.append_columns(scalars, thinking))
-        group_index = np.repeat(np.arange(len(groups)), places.size)
-        check_staleness(columns["policy_version"], self._policy_version, self._config.algo.max_staleness)
-        _check_machinery(columns, signals_of(columns))
-        try:
-            rewarded = reward_batch(self._arm, columns, group_index)
-        except Exception as error:  # a user's rule may raise anything, or break what it declares
-            raise StageError(
-                f"algo.reward={self._config.algo.reward!r} failed on a batch: {type(error).__name__}: {error}. What "
-                "was rewarded before is in the run's folder.",
-                stage="driver",
-            ) from error
-        columns |= rewarded.columns
-        return Batch(groups, columns, group_index, shipments, places, thinking, variance_shares(rewarded.parts))
 
     def _learn(self, batch: Batch, step: int) -> dict[str, float]:
         """Train on the batch and bring the new weights to every rollout worker."""
@@ -386,8 +335,14 @@ class Driver:
         span = self._timeline.begin("learning", f"step {step}")
         reports = self._flow.get(updates, self._timeout_s, "learner")
         self._timeline.end(span)
-        self._check_trained(plan, columns, reports)
-        self._check_parity(reports[0])
+        for why in reports[0].pop("skipped"):
+            self._display.note(f"[red]{escape(why)}[/red]")
+        check_trained(plan, columns, reports)
+        try:
+            check_parity(reports[0], config.policy.dtype, self._derived.max_mismatch)
+        except MismatchError:
+            self._finish_writing()  # the rollouts that show it
+            raise
         started = time.monotonic()
         if taken := int(reports[0]["optimizer_steps"]):  # a skipped step makes no version
             self._policy_version += taken
@@ -448,22 +403,13 @@ class Driver:
         columns = to_columns(in_order([shipment.scalars for shipment in shipments], places))
         check_staleness(columns["policy_version"], version, max_staleness=0)
         self._write(self._log.evaluation_path(name), self._policy_version, shipments, places)
-        shape = (len(groups), section.samples_per_problem)
-        correct = (columns["verdict"] == Verdict.PASSED).reshape(shape).sum(axis=1)
-        judged = (columns["execution_error"] == "").reshape(shape).sum(axis=1)
-        known = judged > 0  # a problem whose every sample was lost to the machinery says nothing
-        if lost := int((shape[1] - judged).sum()):
+        estimate, lost = heldout_pass_at_1(columns, section.samples_per_problem, self._config.run.seed)
+        if lost:
             self._display.note(f"[red]{lost} held-out rollouts could not be judged and are left out[/red]")
-        if not known.any():
-            raise StageError(
-                f"execution pool: no held-out rollout could be judged; the first: {columns['execution_error'][0]}",
-                stage="execution pool",
-            )
-        estimate = Estimate(*pass_at_k_interval(correct[known], judged[known], 1, 0.95, self._config.run.seed))
         self._display.note(
             f"held-out pass@1 {name}: [bold]{100 * estimate.value:.1f} %[/bold] "
-            f"(95 % interval {100 * estimate.low:.1f} to {100 * estimate.high:.1f}; {shape[0]} problems x {shape[1]} "
-            f"samples, temperature {section.temperature:g})"
+            f"(95 % interval {100 * estimate.low:.1f} to {100 * estimate.high:.1f}; {len(groups)} problems x "
+            f"{section.samples_per_problem} samples, temperature {section.temperature:g})"
         )
         return estimate
 
@@ -486,76 +432,11 @@ class Driver:
 
     def _settle(self, batch: Batch, plan: UpdatePlan, step: int) -> None:
         """Enter into the ledger what becomes of the batch's rollouts. Raises `StageError` where the plan has others."""
-        columns = batch.columns
-        reason = np.where(columns["dropped"] != "", columns["dropped"], columns["masked"])
-        learned = (reason == "") & (columns["response_length"] > 0)
-        if self._config.algo.kl_weight == 0:
-            learned &= columns["advantage"] != 0
-        if plan.num_rows != learned.sum():
+        fates = batch.fates(every_row=self._config.algo.kl_weight > 0)
+        if plan.num_rows != (trained := int((fates == TRAINED).sum())):
             raise StageError(
-                f"driver: {learned.sum()} rollouts of step {step} are to be trained on, {plan.num_rows} are planned.",
+                f"driver: {trained} rollouts of step {step} are to be trained on, {plan.num_rows} are planned.",
                 stage="driver",
             )
-        fates = np.where(learned, TRAINED, NO_GRADIENT)
-        for fate, name in enumerate(FATES):
-            fates[reason == name] = fate
         for group, rows in zip(batch.groups, np.split(fates, np.cumsum(batch.places.size)[:-1]), strict=True):
             self._backlog.ledger.settle(step, group.request.number, rows)
-
-    def _check_parity(self, report: dict[str, float]) -> None:
-        """Stop where engine and learner do not compute the same policy, once the rollouts that show it are on disk."""
-        dtype, most = self._config.policy.dtype, self._derived.max_mismatch
-        if not report["current_tokens_frac"] > 0:  # nothing to compare, or (no number) nothing trained
-            return
-        if report["mismatch_mean"] <= most:  # a gap that is no number is none that is small
-            return
-        self._finish_writing()
-        raise MismatchError(
-            f"engine and learner give the tokens of this step logprobs that are {report['mismatch_mean']:.2g} nats "
-            f"apart on average ({report['mismatch_max']:.2g} at most), sync.max_mismatch is {most:g} for "
-            f"policy.dtype={dtype}: what samples is not what is trained. The step's rollouts are in the run's "
-            "folder. If the gap is there from the first step: do both run this dtype, and the same temperature without "
-            "top-p? If it grows step by step: some weights do not reach the engine, such as an output head that is "
-            "tied to the embedding and kept packed. If it has always been about so large: raise the bound."
-        )
-
-    def _check_trained(self, plan: UpdatePlan, columns: Columns, reports: list[dict[str, Any]]) -> None:
-        """What the ranks say they trained on must be what was planned, and each took or skipped every step alike."""
-        for why in reports[0].pop("skipped"):
-            self._display.note(f"[red]{escape(why)}[/red]")
-        rows = [plan.rows_of(rank) for rank in range(len(reports))]
-        planned = int(sum(columns["response_length"][mine].sum() for mine in rows))
-        trained = int(sum(report.pop("rank_tokens") for report in reports))
-        steps = {(int(report["optimizer_steps"]), int(report["skipped_steps"])) for report in reports}
-        if trained != planned or len(steps) > 1 or sum(min(steps)) != len(plan.mini_batches):
-            raise StageError(
-                f"learner: trained on {trained} tokens in (taken, skipped) {sorted(steps)} steps, planned were "
-                f"{planned} in {len(plan.mini_batches)}.",
-                stage="learner",
-            )
-        for rank, (mine, report) in enumerate(zip(rows, reports, strict=True)):
-            if report.pop("rank_digest") != digest_of(columns["row_digest"][mine]):
-                raise CorruptionError(
-                    f"learner: the {len(mine)} rollouts that rank {rank} trained on are not those that were judged and "
-                    "rewarded, or not in that order, or their tokens changed on the way. The step's rollouts are in "
-                    "the run's folder; no rollout worker has the weights that came of it."
-                )
-
-
-def _check_machinery(columns: Columns, signals: Signals) -> None:
-    """Raise `StageError` when a role failed for the whole batch: what is left teaches nothing, or failures alone."""
-    failed = signals.failed
-    if failed.all():
-        raise StageError(
-            f"execution pool: all {len(failed)} rollouts of the batch were lost to failing machinery; the first: "
-            f"{columns['execution_error'][0]}",
-            stage="execution pool",
-        )
-    unscored = columns["thinking_error"] != ""
-    asked = unscored | ~np.isnan(signals.thinking)
-    if asked.any() and unscored[asked].all():
-        raise StageError(
-            f"reward server: none of the {asked.sum()} rollouts that were to be scored could be; the first: "
-            f"{columns['thinking_error'][asked][0]}",
-            stage="reward server",
-        )

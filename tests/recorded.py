@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from pgrpo_ray.actors.batch import reward_groups
 from pgrpo_ray.actors.group_flow import Demand, Group, Shipment, places_of
 from pgrpo_ray.actors.pools import Judging
 from pgrpo_ray.actors.roles import RecorderRole
@@ -24,6 +25,7 @@ from pgrpo_ray.types import Judgement, PromptRequest, Verdict
 
 PROGRAM = "def double(x):\n    return x + x\n"
 GROUPS, SIZE = 12, 6
+POLICY_VERSION = 7
 
 
 def record(folder: Path, steps: int = 1, **sections) -> Path:
@@ -33,8 +35,9 @@ def record(folder: Path, steps: int = 1, **sections) -> Path:
     log = RunLog(config)
     try:
         driver = _driver(config, log)
+        arm = Arm.of(plan_reward(config).rule, config.algo)
         for step in range(1, steps + 1):
-            batch = driver._reward(_groups(config, step))
+            batch = reward_groups(_groups(config, step), arm, config.algo, POLICY_VERSION)
             driver._write(log.rollouts_path(step), step, batch.shipments, batch.places, batch)
             log.step(step, {"reward": float(np.nanmean(batch.columns["reward"])), **_shares(batch.shares)})
         driver._write(log.evaluation_path("before"), 0, *places_of(_groups(config, 100)))
@@ -48,10 +51,9 @@ def _shares(shares):
 
 
 def _driver(config, log):
-    """A driver of which only rewarding and writing are used, with a recorder that writes at once."""
+    """A driver of which only writing is used, with a recorder that writes at once."""
     driver = Driver.__new__(Driver)
-    driver._config, driver._log, driver._policy_version = config, log, 7
-    driver._arm = Arm.of(plan_reward(config).rule, config.algo)
+    driver._config, driver._log = config, log
     write = SimpleNamespace(remote=lambda *given: RecorderRole().write(*given) and None)
     driver._fleet = SimpleNamespace(recorder=SimpleNamespace(write=write), reward=SimpleNamespace(version="rm-1"))
     driver._writing = None
@@ -84,12 +86,12 @@ def _shipment(config, rng, ids):
         {
             "problem_id": [ids[index] for index in group],
             "sample_index": [row % SIZE for row in range(count)],
-            "policy_version": [7] * count,
+            "policy_version": [POLICY_VERSION] * count,
             "prompt": ["Double x."] * count,
             "prompt_ids": [[1, 2, 3]] * count,
             "response_ids": tokens,
             "rollout_logprobs": [np.full(len(ids), -0.5, np.float32) for ids in tokens],
-            "versions": [[7]] * count,
+            "versions": [[POLICY_VERSION]] * count,
             "version_starts": [[0]] * count,
             "response": [f"<think>Sample {row}.</think><answer>{PROGRAM}</answer>" for row in range(count)],
             "finish_reason": np.where((rng.random(count) < 0.1) & (group != 1), "length", "stop").tolist(),
@@ -116,6 +118,6 @@ def _shipment(config, rng, ids):
     thinking = thinking_table(count, {row: float(rng.random()) for row in asked if row not in fail}, fail)
     scoring = Scoring(rollouts, count, [], [], 0.0, None, thinking)
     requests = tuple(PromptRequest(name, (1, 2, 3), 0) for name in ids)
-    demand = Demand("demand", requests, SIZE, 1.0, True, 7, lambda: None)
+    demand = Demand("demand", requests, SIZE, 1.0, True, POLICY_VERSION, lambda: None)
     shipment = Shipment(demand, Judging(rollouts, verdicts, None, (), 0.0, 0.0), scoring=scoring, scalars=scalars)
     return [Group(shipment, request, index * SIZE, SIZE) for index, request in enumerate(requests)]
