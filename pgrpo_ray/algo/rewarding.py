@@ -12,7 +12,7 @@ import numpy as np
 
 from pgrpo_ray.algo.advantages import Estimator, term_advantages
 from pgrpo_ray.algo.rewards import RewardRule, Signals, compose
-from pgrpo_ray.config.run import AlgoSection
+from pgrpo_ray.config import AlgoSection
 from pgrpo_ray.types import Verdict
 
 NAMED_TERMS = ("format", "outcome", "thinking")

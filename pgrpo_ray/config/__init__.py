@@ -1,11 +1,14 @@
 """Config trees: what a user may set, with its units, ranges and defaults. Light: imports neither torch nor Ray.
 
-A tree a file: `run` is a training run's; the others belong to the commands they are named after. `base` reads them all.
+A tree a file: `run` is a training run's, made of `sections`, and `derived` what follows from it; the others belong to
+the commands they are named after. `base` reads them all.
 """
 
 from pgrpo_ray.config.base import ConfigTree, Section, apply_override, dump_tree, load_tree, parse_tree, read_values
+from pgrpo_ray.config.derived import Derived, derive
 from pgrpo_ray.config.monitor import MonitorSection
-from pgrpo_ray.config.run import (
+from pgrpo_ray.config.run import RunConfig, load, parse
+from pgrpo_ray.config.sections import (
     DEFAULT_SYSTEM_PROMPT,
     MATHS_SYSTEM_PROMPT,
     SANDBOX_OVERHEAD_MIB,
@@ -14,20 +17,15 @@ from pgrpo_ray.config.run import (
     CheckpointSection,
     ClusterSection,
     DataSection,
-    Derived,
     EvaluationSection,
     LearnerSection,
     PolicySection,
     RewardModelSection,
     RolloutSection,
-    RunConfig,
     RunSection,
     SandboxSection,
     StarterSection,
     SyncSection,
-    derive,
-    load,
-    parse,
 )
 
 __all__ = [

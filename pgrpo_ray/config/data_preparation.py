@@ -5,7 +5,7 @@ import datetime
 from pydantic import Field
 
 from pgrpo_ray.config.base import ConfigTree, Section
-from pgrpo_ray.config.run import DEFAULT_SYSTEM_PROMPT
+from pgrpo_ray.config.sections import DEFAULT_SYSTEM_PROMPT
 from pgrpo_ray.errors import ConfigError
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from pgrpo_ray.config.base import ConfigTree, Section
-from pgrpo_ray.config.run import (
+from pgrpo_ray.config.sections import (
     STARTER,
     ClusterSection,
     PolicySection,

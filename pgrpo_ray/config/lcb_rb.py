@@ -7,7 +7,7 @@ from pydantic import Field
 
 from pgrpo_ray.config.base import ConfigTree, FolderName, Section
 from pgrpo_ray.config.chat import ChatSection
-from pgrpo_ray.config.run import (
+from pgrpo_ray.config.sections import (
     DEFAULT_SYSTEM_PROMPT,
     STARTER,
     ClusterSection,

@@ -186,7 +186,7 @@ def _passes(config: RunConfig, shape: ModelShape, step_gib: float) -> list[Part]
 def rollout_plan(config: RunConfig, shape: ModelShape, gpu_gib: float) -> RolePlan:
     """Return what one vLLM engine holds: all weights, and a KV cache of the size that is set or of what is left."""
     rollout, dtype = config.rollout, config.policy.dtype
-    longest = config.data.max_prompt_tokens + rollout.max_response_tokens
+    longest = config.max_sequence_tokens
     weights = shape.num_parameters * _BYTES[dtype] / GIB
     full = kv_bytes_per_token(shape, dtype) * longest / GIB
     # Sampling: float32 logits of every sequence, their softmax and a sorted copy; what arrives of new weights beside.

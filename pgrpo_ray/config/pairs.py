@@ -6,7 +6,7 @@ from pydantic import Field
 
 from pgrpo_ray.config.base import ConfigTree, Section
 from pgrpo_ray.config.chat import ChatSection
-from pgrpo_ray.config.run import STARTER, StarterSection
+from pgrpo_ray.config.sections import STARTER, StarterSection
 from pgrpo_ray.errors import ConfigError
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from pgrpo_ray.config.base import ConfigTree, FolderName, Section
-from pgrpo_ray.config.run import STARTER, ClusterSection, LearnerSection, StarterSection
+from pgrpo_ray.config.sections import STARTER, ClusterSection, LearnerSection, StarterSection
 from pgrpo_ray.errors import ConfigError
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import Field
 
 from pgrpo_ray.config.base import ConfigTree, SecretName, Section
-from pgrpo_ray.config.run import ClusterSection, RewardModelSection, StarterSection
+from pgrpo_ray.config.sections import ClusterSection, RewardModelSection, StarterSection
 from pgrpo_ray.errors import ConfigError
 
 

@@ -23,6 +23,7 @@ from pgrpo_ray import __version__
 from pgrpo_ray.config import (
     SANDBOX_OVERHEAD_MIB,
     STARTER,
+    DataSection,
     EvaluationSection,
     LearnerSection,
     RewardModelSection,
@@ -30,7 +31,6 @@ from pgrpo_ray.config import (
     RunSection,
 )
 from pgrpo_ray.config.evaluation_job import EvaluationConfig
-from pgrpo_ray.config.run import DataSection
 from pgrpo_ray.errors import ConfigError, DataError, EnvironmentFault, StageError
 from pgrpo_ray.evaluation import results
 from pgrpo_ray.evaluation.benchmarks import Window, content_of, named, read_items

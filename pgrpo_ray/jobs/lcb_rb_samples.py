@@ -14,9 +14,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pgrpo_ray.config import STARTER, EvaluationSection, LearnerSection, RewardModelSection, RunConfig, RunSection
+from pgrpo_ray.config import (
+    STARTER,
+    DataSection,
+    EvaluationSection,
+    LearnerSection,
+    RewardModelSection,
+    RunConfig,
+    RunSection,
+)
 from pgrpo_ray.config.lcb_rb import LcbRbConfig
-from pgrpo_ray.config.run import DataSection
 from pgrpo_ray.data import arrow
 from pgrpo_ray.errors import ConfigError, DataError, StageError
 from pgrpo_ray.interrupts import interruptible

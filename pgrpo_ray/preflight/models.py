@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pgrpo_ray.config import RunConfig, derive
+from pgrpo_ray.config import RunConfig
 from pgrpo_ray.config.memory import ModelShape
 from pgrpo_ray.data.model_files import require_weights
 from pgrpo_ray.errors import ConfigError, ModelError
@@ -104,7 +104,7 @@ def model_shape(config: Any, num_parameters: int) -> ModelShape | None:
 
 def check_lengths(config: RunConfig, policy: ModelFacts) -> None:
     """Raise `ConfigError` when a rollout may be longer than the policy can attend to."""
-    longest = derive(config).max_sequence_tokens
+    longest = config.max_sequence_tokens
     if policy.max_positions is not None and longest > policy.max_positions:
         raise ConfigError(
             f"data.max_prompt_tokens + rollout.max_response_tokens = {longest}, but the policy was made for sequences "
