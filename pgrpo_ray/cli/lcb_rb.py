@@ -106,9 +106,9 @@ def agree(
 
     Files of candidates tell more than files of pairs, in which every decision is `accept`.
     """
-    from pgrpo_ray.jobs import lcb_rb_score
+    from pgrpo_ray.jobs import lcb_rb_agreement
 
-    lcb_rb_score.agree(files, human, seed, out, Console())
+    lcb_rb_agreement.agree(files, human, seed, out, Console())
 
 
 @app.command()

@@ -29,9 +29,8 @@ from pgrpo_ray.interrupts import interruptible
 from pgrpo_ray.jobs import lcb_rb_samples
 from pgrpo_ray.jobs.judges import rejection_note
 from pgrpo_ray.jobs.lcb_rb_judging import Judged, exercises_of, judge
-from pgrpo_ray.jobs.lcb_rb_score import write_json
 from pgrpo_ray.jobs.starter import make_starter
-from pgrpo_ray.obs.disk import check_free, explain_full_disk
+from pgrpo_ray.obs.disk import check_free, explain_full_disk, write_json
 from pgrpo_ray.obs.display import Display, warn_weak_sandbox
 from pgrpo_ray.reward_model import judging, leaks
 from pgrpo_ray.reward_model.judging import JudgePrompt

@@ -1,11 +1,10 @@
-"""`pgrpo lcb-rb score` and `agree`: how well a reward model, an LLM judge and trivial baselines order pairs.
+"""`pgrpo lcb-rb score`: how well a reward model, an LLM judge and trivial baselines order pairs.
 
 Everything is scored on the same pairs. What could not be scored (a judge's answer that cannot be read) is a tie, as
 somebody who cannot tell would toss a coin; it is counted beside the accuracy.
 """
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,17 +17,17 @@ from rich.table import Table
 from pgrpo_ray.config import STARTER, StarterSection
 from pgrpo_ray.config.base import parse_tree
 from pgrpo_ray.config.lcb_rb import JudgeSection, ScoreConfig, ScoringSection
-from pgrpo_ray.errors import ConfigError, DataError, EnvironmentFault, ModelError
+from pgrpo_ray.errors import ConfigError, DataError, EnvironmentFault
 from pgrpo_ray.interrupts import interruptible
 from pgrpo_ray.jobs.judges import AnswerBook, rejection_note
+from pgrpo_ray.jobs.raw_scores import raw_scores, within_model
 from pgrpo_ray.jobs.starter import make_starter
-from pgrpo_ray.obs.disk import check_out, write_out
-from pgrpo_ray.obs.display import working
-from pgrpo_ray.preflight.models import model_facts
+from pgrpo_ray.obs.disk import check_out, write_json
+from pgrpo_ray.obs.display import interval_cell, working
 from pgrpo_ray.reward_model import judging, statistics
 from pgrpo_ray.reward_model.judging import Question
 from pgrpo_ray.reward_model.lcb_rb import schema
-from pgrpo_ray.reward_model.lcb_rb.schema import UNPARSED, ScoredPair
+from pgrpo_ray.reward_model.lcb_rb.schema import ScoredPair
 from pgrpo_ray.reward_model.statistics import LENGTH_BUCKETS, Estimate
 from pgrpo_ray.starter.artifacts import content_key
 
@@ -125,42 +124,6 @@ def by_reward_model(pairs: Sequence[ScoredPair], model: str, scoring: ScoringSec
         "max_length_tokens": scoring.max_length_tokens,
     }
     return Scored(outcomes, facts)
-
-
-def within_model(scoring: ScoringSection, model: str) -> ScoringSection:
-    """Return `scoring` with its bound on lengths no higher than the model's own, as the reward server has it.
-
-    Raises `ModelError` for what is no reward model.
-    """
-    own = model_facts(model, "--reward-model", role="reward").max_positions
-    if own is None or own >= scoring.max_length_tokens:
-        return scoring
-    return scoring.model_copy(update={"max_length_tokens": own})
-
-
-def raw_scores(items: Sequence[tuple[str, str]], model: str, scoring: ScoringSection, console: Console) -> list[float]:
-    """Return a reward model's raw score of each (prompt, reasoning); `scoring` is `within_model`.
-
-    Raises `ModelError` when one is no number.
-    """
-    import torch
-
-    from pgrpo_ray.reward_model import train
-    from pgrpo_ray.reward_model.model import load
-
-    if scoring.device == "cuda" and not torch.cuda.is_available():
-        raise ModelError("--device cuda: torch sees no GPU. Leave it out to score on the CPU.")
-    torch.set_num_threads(scoring.threads)
-    loaded = load(model, scoring.dtype, scoring.device)
-    with working(console, f"scoring {len(items)} texts"):
-        raw = train.raw_scores(loaded, items, scoring.batch_size, scoring.max_length_tokens)
-    broken = [number for number, value in enumerate(raw) if not math.isfinite(value)]
-    if broken:
-        raise ModelError(
-            f"--reward-model {model} gave no number for {len(broken)} of {len(raw)} texts. Check its weights, or use "
-            "--dtype float32."
-        )
-    return raw
 
 
 def _by_judge(
@@ -280,56 +243,3 @@ def print_report(report: Mapping[str, Any], console: Console) -> None:
 
 def _cells(one: Mapping[str, Any]) -> tuple[str, str]:
     return f"{100 * one['value']:.1f}", interval_cell(one["low"], one["high"])
-
-
-def interval_cell(low: float | None, high: float | None, scale: float = 100, digits: int = 1) -> str:
-    """Return an interval for a table, its bracket escaped; blank where there is none."""
-    return "" if low is None or high is None else f"\\[{scale * low:.{digits}f}, {scale * high:.{digits}f}]"
-
-
-def agree(files: Sequence[Path], human: Path | None, seed: int, out: Path | None, console: Console) -> dict[str, Any]:
-    """Compare the decisions of judges (files of pairs or candidates) and a person, two by two; print and return them.
-
-    An `unparsed` candidate was not decided and is left out. Raises `DataError` where two raters share no pair.
-    """
-    from pgrpo_ray.reward_model.lcb_rb.agreement import compare, read_decisions
-
-    raters: dict[str, dict[str, str]] = {}
-    groups: dict[str, str] = {}  # the problem of each pair
-    for file in files:
-        pairs = schema.read_pairs(file)
-        groups |= {pair.id: pair.problem_id for pair in pairs}
-        raters[str(file)] = {pair.id: pair.decision for pair in pairs if pair.decision != UNPARSED}
-    if human is not None:
-        raters[str(human)] = read_decisions(human)
-    if len(raters) < 2:
-        raise DataError("is the only rater. Give a second file, or a person's decisions with --human.", str(files[0]))
-    names = list(raters)
-    if out is not None:
-        check_out(out, inputs=[*files, *([human] if human else [])])
-    found = []
-    table = Table()
-    for name in ("first", "second", "both rated", "agree", "kappa", "95 % interval"):
-        table.add_column(name, overflow="fold")
-    for at, first in enumerate(names):
-        for second in names[at + 1 :]:
-            one = compare(raters[first], raters[second], groups, seed)
-            if one is None:
-                raise DataError(f"shares no pair with {first}. Were they made of the same samples and seed?", second)
-            found.append({"first": first, "second": second, **one.to_json()})
-            kappa = "not defined" if one.kappa is None else f"{one.kappa:.3f}"
-            interval = interval_cell(one.low, one.high, scale=1, digits=3)
-            cells = (str(one.num_items), f"{100 * one.agreement_frac:.1f} %", kappa, interval)
-            table.add_row(escape(first), escape(second), *cells)
-    console.print(table)
-    if any(one["kappa"] is None for one in found):
-        console.print("kappa is not defined where both always say the same one word: compare files of candidates.")
-    report = {"agreement": found}
-    if out is not None:
-        write_json(out, report)
-    return report
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a report, whole or not at all. Raises `EnvironmentFault`."""
-    write_out(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

@@ -18,10 +18,10 @@ from pgrpo_ray.config.lcb_rb import ProbeConfig
 from pgrpo_ray.data.records import located, read_records, require, require_text
 from pgrpo_ray.errors import DataError
 from pgrpo_ray.interrupts import interruptible
-from pgrpo_ray.jobs.lcb_rb_score import interval_cell, raw_scores, within_model, write_json
+from pgrpo_ray.jobs.raw_scores import raw_scores, within_model
 from pgrpo_ray.jobs.starter import make_starter
-from pgrpo_ray.obs.disk import check_out
-from pgrpo_ray.obs.display import working
+from pgrpo_ray.obs.disk import check_out, write_json
+from pgrpo_ray.obs.display import interval_cell, working
 from pgrpo_ray.reward_model import corpus, probes
 from pgrpo_ray.reward_model.probes import Honest, ProbeResult
 

@@ -6,6 +6,7 @@ lock on a file, which the system lets go when the process ends, however it ends;
 
 import contextlib
 import fcntl
+import json
 import os
 import secrets
 import shutil
@@ -86,6 +87,11 @@ def write_out(out: Path, text: str) -> None:
         write_whole(out, text)
     except OSError as error:
         raise EnvironmentFault(f"--out {out}: cannot be written: {error.strerror}. Name another file.") from error
+
+
+def write_json(out: Path, value: Any) -> None:
+    """Write the report that `--out` names, whole or not at all. Raises `EnvironmentFault`."""
+    write_out(out, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def hold_name(lock: Path, busy: str, setting: str) -> IO[str]:

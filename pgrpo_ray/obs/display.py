@@ -165,3 +165,8 @@ def _percent(value: float) -> str:
 
 def _number(value: float) -> str:
     return "   ?" if math.isnan(value) else f"{value:4.2f}"
+
+
+def interval_cell(low: float | None, high: float | None, scale: float = 100, digits: int = 1) -> str:
+    """Return an interval for a table, its bracket escaped; blank where there is none."""
+    return "" if low is None or high is None else f"\\[{scale * low:.{digits}f}, {scale * high:.{digits}f}]"

@@ -13,7 +13,7 @@ from pgrpo_ray.config import load_tree, parse_tree
 from pgrpo_ray.config.lcb_rb import LcbRbConfig, ScoreConfig
 from pgrpo_ray.data import arrow
 from pgrpo_ray.errors import ConfigError, DataError, EnvironmentFault
-from pgrpo_ray.jobs import lcb_rb, lcb_rb_score
+from pgrpo_ray.jobs import lcb_rb, lcb_rb_agreement, lcb_rb_score
 from pgrpo_ray.jobs.judges import AnswerBook
 from pgrpo_ray.jobs.lcb_rb_samples import _check_settings
 from pgrpo_ray.preflight.models import ModelFacts
@@ -377,7 +377,7 @@ def reward_model(monkeypatch):
         return [one(*item) for item in items]
 
     monkeypatch.setattr(lcb_rb_score, "raw_scores", raw_scores)
-    monkeypatch.setattr("pgrpo_ray.jobs.lcb_rb_score.model_facts", lambda *_, **__: ModelFacts(1, 100))
+    monkeypatch.setattr("pgrpo_ray.jobs.raw_scores.model_facts", lambda *_, **__: ModelFacts(1, 100))
     return seen
 
 
@@ -510,7 +510,7 @@ def test_two_judges_and_a_person_are_compared(workplace, judged_by, tmp_path):
     rows = [f"{identity},{'accept' if at % 2 else 'reject'}\n" for at, identity in enumerate(ids[:10])]
     (tmp_path / "human.csv").write_text("pair_id,decision\n" + "".join(rows))
     files = [one / "candidates.jsonl", two / "candidates.jsonl"]
-    report = lcb_rb_score.agree(files, tmp_path / "human.csv", 0, tmp_path / "agree.json", quiet())
+    report = lcb_rb_agreement.agree(files, tmp_path / "human.csv", 0, tmp_path / "agree.json", quiet())
     judges, first_human, second_human = report["agreement"]
     assert (judges["num_items"], judges["only_first"], judges["kappa"]) == (20, 4, None)  # the unparsed are undecided
     assert (first_human["num_items"], first_human["agreement_frac"], first_human["kappa"]) == (10, 0.5, 0.0)
@@ -522,9 +522,9 @@ def test_raters_with_nothing_in_common_and_a_single_rater_are_refused(workplace,
     folder, _ = build(workplace)
     (tmp_path / "human.csv").write_text("pair_id,decision\nnobody,accept\n")
     with pytest.raises(DataError, match="shares no pair"):
-        lcb_rb_score.agree([folder / "pairs.jsonl"], tmp_path / "human.csv", 0, None, quiet())
+        lcb_rb_agreement.agree([folder / "pairs.jsonl"], tmp_path / "human.csv", 0, None, quiet())
     with pytest.raises(DataError, match="is the only rater"):
-        lcb_rb_score.agree([folder / "pairs.jsonl"], None, 0, None, quiet())
+        lcb_rb_agreement.agree([folder / "pairs.jsonl"], None, 0, None, quiet())
 
 
 @pytest.mark.parametrize(

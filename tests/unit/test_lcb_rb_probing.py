@@ -21,7 +21,7 @@ from pgrpo_ray.starter.problems import generate, write_jsonl
 def likes_length(monkeypatch):
     """A reward model that scores by length alone."""
     monkeypatch.setattr(probing, "raw_scores", lambda items, *_: [float(len(text)) for _, text in items])
-    monkeypatch.setattr("pgrpo_ray.jobs.lcb_rb_score.model_facts", lambda *_, **__: ModelFacts(1, 64))
+    monkeypatch.setattr("pgrpo_ray.jobs.raw_scores.model_facts", lambda *_, **__: ModelFacts(1, 64))
 
 
 def run(tmp_path, *, reasonings=None, problems=None, **probe):
