@@ -40,8 +40,9 @@ from pgrpo_ray.evaluation.sources import read_source
 from pgrpo_ray.interrupts import interruptible
 from pgrpo_ray.jobs import evaluation_samples as samples
 from pgrpo_ray.jobs.evaluation_sandbox import missing_libraries, with_outputs
+from pgrpo_ray.jobs.sampled_folder import check_settings, make_folder
 from pgrpo_ray.jobs.starter import FAMILIES, make_starter
-from pgrpo_ray.obs.disk import check_free, explain_full_disk, hold_name, write_whole
+from pgrpo_ray.obs.disk import explain_full_disk, hold_name, write_whole
 from pgrpo_ray.obs.display import Display, warn_weak_sandbox
 from pgrpo_ray.preflight.devices import check_devices
 from pgrpo_ray.preflight.disk import cache_folder
@@ -81,7 +82,7 @@ def evaluate(config: EvaluationConfig, console: Console) -> Path:
     if config.samples and config.policy.model != STARTER:
         facts = model_facts(config.policy.model, "policy.model", role="causal")
     folder = config.folder
-    _check_folder(folder, config.evaluation.min_free_mib)
+    make_folder(folder, "--out", "--out FOLDER", "evaluation.min_free_mib", config.evaluation.min_free_mib)
     with interruptible(), _hold(folder), Display(console) as display:
         starter = _starter(config, display)
         items, records = read or _read(config, [str(starter.heldout)])
@@ -318,19 +319,6 @@ def _finish(plan: Plan, folder: Path, told: dict[str, Any], seconds: float) -> d
     return summary
 
 
-def _check_folder(folder: Path, min_free_mib: int) -> None:
-    """Make the folder. Raises `EnvironmentFault` when it cannot be written or its disk is full."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".written").touch()
-        (folder / ".written").unlink()
-    except OSError as error:
-        raise EnvironmentFault(
-            f"--out {folder}: cannot be written: {error.strerror}. Choose another with --out FOLDER."
-        ) from error
-    check_free(folder, "--out", "evaluation.min_free_mib", min_free_mib, "--out FOLDER")
-
-
 def _hold(folder: Path) -> Any:
     """Keep the folder to this process until what is returned is closed. Raises `ConfigError` when another has it."""
     busy = f"--out {folder}: another evaluation is going on there. Wait for it, or choose another folder."
@@ -347,26 +335,11 @@ def _starter(config: EvaluationConfig, display: Display) -> Any:
 
 
 def _check_settings(folder: Path, settings: dict[str, Any]) -> None:
-    """Write down what the folder's samples are made with, or refuse when it says otherwise. Raises `ConfigError`."""
+    """Refuse a folder whose samples are of anything else. Raises `ConfigError`."""
     file = folder / results.SETTINGS
-    if not file.is_file():
-        if (folder / results.SAMPLES).is_file() or (folder / results.PARTS).is_dir():
-            raise ConfigError(f"{folder} holds samples, but no {file.name} that says of what. Choose another --out.")
-        write_whole(file, json.dumps(settings, indent=2) + "\n")
-        return
-    try:
-        before = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(before, dict):
-            raise ValueError("it holds no JSON object")
-    except ValueError as error:
-        raise ConfigError(f"{file} is damaged ({error}). Remove {folder} to begin anew.") from error
-    changed = [key for key in settings if before.get(key) != settings[key]]
-    if changed:
-        key = changed[0]
-        raise ConfigError(
-            f"{folder} holds samples made with {key} = {before.get(key)!r}, now it is {settings[key]!r}. Choose "
-            "another --out, or remove that folder to begin anew."
-        )
+    if not file.is_file() and ((folder / results.SAMPLES).is_file() or (folder / results.PARTS).is_dir()):
+        raise ConfigError(f"{folder} holds samples, but no {file.name} that says of what. Choose another --out.")
+    check_settings(file, settings, "--out")
 
 
 def _tell(display: Display, folder: Path, summary: dict[str, Any]) -> None:

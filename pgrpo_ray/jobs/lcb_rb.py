@@ -24,13 +24,14 @@ from rich.markup import escape
 from pgrpo_ray.config import STARTER
 from pgrpo_ray.config.lcb_rb import ContaminationSection, LcbRbConfig
 from pgrpo_ray.data.loaders import load_problems
-from pgrpo_ray.errors import DataError, EnvironmentFault
+from pgrpo_ray.errors import DataError
 from pgrpo_ray.interrupts import interruptible
 from pgrpo_ray.jobs import lcb_rb_samples
 from pgrpo_ray.jobs.judges import rejection_note
 from pgrpo_ray.jobs.lcb_rb_judging import Judged, exercises_of, judge
+from pgrpo_ray.jobs.sampled_folder import make_folder
 from pgrpo_ray.jobs.starter import make_starter
-from pgrpo_ray.obs.disk import check_free, explain_full_disk, write_json
+from pgrpo_ray.obs.disk import explain_full_disk, write_json
 from pgrpo_ray.obs.display import Display, warn_weak_sandbox
 from pgrpo_ray.reward_model import judging, leaks
 from pgrpo_ray.reward_model.judging import JudgePrompt
@@ -51,7 +52,8 @@ def build(config: LcbRbConfig, console: Console) -> Path:
     others = _load_others(config.contamination)
     problems = None if config.problems.file == STARTER else _load(config, None)
     sandbox = None if files else lcb_rb_samples.check_sampling(config, problems)
-    folder = _make_folder(config)
+    folder, limit = config.folder, config.lcb_rb.min_free_mib
+    make_folder(folder, "lcb_rb.dir", "--set lcb_rb.dir=FOLDER", "lcb_rb.min_free_mib", limit)
     with interruptible(), Display(console) as display:
         if sandbox and sandbox.kind == "process":
             warn_weak_sandbox(console, sandbox.reason)
@@ -300,21 +302,6 @@ def _load(config: LcbRbConfig, starter: Any) -> list[Problem]:
     else:
         problems = load_problems(section.file, section.format)
     return problems[: section.max_problems]
-
-
-def _make_folder(config: LcbRbConfig) -> Path:
-    """Make the build's folder. Raises `EnvironmentFault` when it cannot be made or its disk is full."""
-    folder, section = config.folder, config.lcb_rb
-    fix = "--set lcb_rb.dir=FOLDER"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".written").touch()
-        (folder / ".written").unlink()
-    except OSError as error:
-        message = f"lcb_rb.dir: {folder} cannot be written: {error.strerror}. Choose another with {fix}."
-        raise EnvironmentFault(message) from error
-    check_free(folder, "lcb_rb.dir", "lcb_rb.min_free_mib", section.min_free_mib, fix)
-    return folder
 
 
 def _tell(display: Display, folder: Path, report: dict[str, Any]) -> None:

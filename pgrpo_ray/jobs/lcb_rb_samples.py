@@ -6,7 +6,6 @@ sampled with, the version of the policy's weights included; other settings in th
 """
 
 import glob
-import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,9 +24,10 @@ from pgrpo_ray.config import (
 )
 from pgrpo_ray.config.lcb_rb import LcbRbConfig
 from pgrpo_ray.data import arrow
-from pgrpo_ray.errors import ConfigError, DataError, StageError
+from pgrpo_ray.errors import DataError, StageError
 from pgrpo_ray.interrupts import interruptible
-from pgrpo_ray.obs.disk import explain_full_disk, write_whole
+from pgrpo_ray.jobs.sampled_folder import check_settings
+from pgrpo_ray.obs.disk import explain_full_disk
 from pgrpo_ray.preflight.devices import check_devices
 from pgrpo_ray.preflight.models import STARTER_POLICY, check_lengths, model_facts
 from pgrpo_ray.preflight.sandbox import Sandbox, check_judging, check_memory_limits, choose_sandbox
@@ -189,7 +189,7 @@ def policy_version(config: LcbRbConfig, model: str) -> str:
 
 
 def _check_settings(folder: Path, config: LcbRbConfig, model: str, problems: Sequence[Problem]) -> None:
-    """Write down what the folder's samples are made with, or refuse when it says otherwise. Raises `ConfigError`."""
+    """Refuse a folder whose samples are of anything else. Raises `ConfigError`."""
     rollout = config.rollout
     settings = {
         "policy.model": config.policy.model,
@@ -203,22 +203,7 @@ def _check_settings(folder: Path, config: LcbRbConfig, model: str, problems: Seq
         "problems.system_prompt": config.problems.system_prompt,
         "problems": problems_hash(problems),
     }
-    file = folder / "settings.json"
-    if not file.is_file():
-        write_whole(file, json.dumps(settings, indent=2) + "\n")
-        return
-    try:
-        before = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"{file} is damaged ({error}). Remove {folder} to sample anew.") from error
-    changed = [key for key in settings if before.get(key) != settings[key]]
-    if changed:
-        key = changed[0]
-        raise ConfigError(
-            f"{folder} holds samples made with {key} = {before.get(key)!r}, now it is {settings[key]!r}. Choose "
-            f"another lcb_rb.name, or remove that folder to sample anew.",
-            path="" if key in ("problems", "policy's version") else key,
-        )
+    check_settings(folder / "settings.json", settings, "lcb_rb.name")
 
 
 def check_sampling(config: LcbRbConfig, problems: Sequence[Problem] | None) -> Sandbox:

@@ -321,6 +321,13 @@ def test_samples_of_other_settings_are_not_mixed(workplace):
         _check_settings(workplace, changed, "hub/name", [])
 
 
+@pytest.mark.parametrize("text", ["{", "[]"])
+def test_damaged_settings_are_told(workplace, text):
+    (workplace / "settings.json").write_text(text)
+    with pytest.raises(ConfigError, match=r"settings\.json is damaged .* to begin anew"):
+        _check_settings(workplace, load_tree(LcbRbConfig, workplace / "config.yaml"), "hub/name", [])
+
+
 def test_samples_of_another_policy_of_the_same_name_are_not_mixed(tmp_path, workplace):
     model, samples = tmp_path / "model", tmp_path / "samples"
     model.mkdir()
