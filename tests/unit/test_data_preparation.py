@@ -12,10 +12,11 @@ from rich.console import Console
 
 from pgrpo_ray.config import parse_tree
 from pgrpo_ray.config.data_preparation import PreparationConfig, PreparationSection
+from pgrpo_ray.data.capping import capped
 from pgrpo_ray.data.deepcoder import NoTestsError
 from pgrpo_ray.data.loaders import load_problems
 from pgrpo_ray.errors import ConfigError, DataError
-from pgrpo_ray.jobs.data_preparation import capped, prepare
+from pgrpo_ray.jobs.data_preparation import prepare
 from pgrpo_ray.reward_model.leaks import Text, find_overlaps
 from pgrpo_ray.types import CallCase, Problem, StdinCase, TestStyle
 
