@@ -20,16 +20,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pgrpo_ray import __version__
-from pgrpo_ray.config import (
-    SANDBOX_OVERHEAD_MIB,
-    STARTER,
-    DataSection,
-    EvaluationSection,
-    LearnerSection,
-    RewardModelSection,
-    RunConfig,
-    RunSection,
-)
+from pgrpo_ray.config import SANDBOX_OVERHEAD_MIB, STARTER, RunConfig, RunSection, SandboxSection
 from pgrpo_ray.config.evaluation_job import EvaluationConfig
 from pgrpo_ray.errors import ConfigError, DataError, EnvironmentFault, StageError
 from pgrpo_ray.evaluation import results
@@ -41,6 +32,7 @@ from pgrpo_ray.interrupts import interruptible
 from pgrpo_ray.jobs import evaluation_samples as samples
 from pgrpo_ray.jobs.evaluation_sandbox import missing_libraries, with_outputs
 from pgrpo_ray.jobs.sampled_folder import check_settings, make_folder
+from pgrpo_ray.jobs.sampling_run import sampling_run
 from pgrpo_ray.jobs.starter import FAMILIES, make_starter
 from pgrpo_ray.obs.disk import explain_full_disk, hold_name, write_whole
 from pgrpo_ray.obs.display import Display, warn_weak_sandbox
@@ -138,7 +130,7 @@ def _read(config: EvaluationConfig, data: Sequence[str]) -> tuple[list[Item], li
     return items, kept
 
 
-def _roomy(config: EvaluationConfig, items: Sequence[Item]) -> Any:
+def _roomy(config: EvaluationConfig, items: Sequence[Item]) -> SandboxSection:
     """Return the sandbox section with containers that hold the largest program that a problem allows."""
     largest = max(item.problem.limits.memory_mib for item in items) + SANDBOX_OVERHEAD_MIB
     return config.sandbox.model_copy(update={"memory_mib": max(config.sandbox.memory_mib, largest)})
@@ -155,7 +147,12 @@ def _choose_sandbox(config: EvaluationConfig, items: Sequence[Item], console: Co
 
 
 def _with_libraries(
-    config: EvaluationConfig, items: list[Item], records: list[Any], kind: str, section: Any, display: Display
+    config: EvaluationConfig,
+    items: list[Item],
+    records: list[Any],
+    kind: str,
+    section: SandboxSection,
+    display: Display,
 ) -> tuple[list[Item], list[Any], dict[str, list[str]]]:
     """Leave out, or refuse, problems whose libraries the sandbox lacks; return also those left out.
 
@@ -184,7 +181,9 @@ def _with_libraries(
     return [items[at] for at in kept], [records[at] for at in kept], lacking
 
 
-def _with_expected(items: list[Item], kind: str, section: Any, display: Display) -> tuple[list[Item], dict[str, str]]:
+def _with_expected(
+    items: list[Item], kind: str, section: SandboxSection, display: Display
+) -> tuple[list[Item], dict[str, str]]:
     display.phase("reference outputs", sum(bool(item.oracle) for item in items))
     found = with_outputs(items, kind, section, cache_folder(), display.advance)
     if found.left_out:
@@ -198,7 +197,7 @@ def _with_expected(items: list[Item], kind: str, section: Any, display: Display)
 
 def _planned(
     config: EvaluationConfig,
-    section: Any,
+    section: SandboxSection,
     kind: str,
     items: list[Item],
     records: Sequence[Any],
@@ -252,22 +251,14 @@ def _response_tokens(config: EvaluationConfig, longest: int, facts: Any) -> int:
     return wanted
 
 
-def _run_config(config: EvaluationConfig, section: Any, prompt_tokens: int, response_tokens: int) -> RunConfig:
-    """Return the training config whose rollout workers and pools are used; an evaluation has no use for the rest."""
+def _run_config(
+    config: EvaluationConfig, section: SandboxSection, prompt_tokens: int, response_tokens: int
+) -> RunConfig:
+    """Return the config of the workers and pools, with one sample a problem where solutions are judged."""
     n = config.rollout.group_size if config.samples else 1
     rollout = config.rollout.model_copy(update={"max_response_tokens": response_tokens, "group_size": n})
-    return RunConfig(
-        run=RunSection(name="evaluation", seed=config.evaluation.seed),
-        policy=config.policy,
-        data=DataSection(problems="-", max_prompt_tokens=prompt_tokens, heldout_problems=0),
-        rollout=rollout,
-        sandbox=section,
-        cluster=config.cluster,
-        evaluation=EvaluationSection(samples_per_problem=n),
-        learner=LearnerSection(num_ranks=1),
-        reward_model=RewardModelSection(model="", gpus=0),
-        starter=config.starter,
-    )
+    run = RunSection(name="evaluation", seed=config.evaluation.seed)
+    return sampling_run(config, run, rollout, section, "-", prompt_tokens)
 
 
 def _solve(plan: Plan, folder: Path, kind: str, display: Display) -> None:

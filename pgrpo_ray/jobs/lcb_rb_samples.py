@@ -13,20 +13,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pgrpo_ray.config import (
-    STARTER,
-    DataSection,
-    EvaluationSection,
-    LearnerSection,
-    RewardModelSection,
-    RunConfig,
-    RunSection,
-)
+from pgrpo_ray.config import STARTER, RunConfig, RunSection
 from pgrpo_ray.config.lcb_rb import LcbRbConfig
 from pgrpo_ray.data import arrow
 from pgrpo_ray.errors import DataError, StageError
 from pgrpo_ray.interrupts import interruptible
 from pgrpo_ray.jobs.sampled_folder import check_settings
+from pgrpo_ray.jobs.sampling_run import sampling_run
 from pgrpo_ray.obs.disk import explain_full_disk
 from pgrpo_ray.preflight.devices import check_devices
 from pgrpo_ray.preflight.models import STARTER_POLICY, check_lengths, model_facts
@@ -91,21 +84,10 @@ def _sample(row: dict[str, Any], prefix: str, policy: str) -> Sample:
 
 
 def run_config(config: LcbRbConfig) -> RunConfig:
-    """Return the training config whose rollout workers and pools this build uses; it has no use for the rest."""
-    return RunConfig(
-        run=RunSection(name=config.lcb_rb.name, seed=config.lcb_rb.seed, min_free_mib=config.lcb_rb.min_free_mib),
-        policy=config.policy,
-        data=DataSection(
-            problems=config.problems.file, max_prompt_tokens=config.problems.max_prompt_tokens, heldout_problems=0
-        ),
-        rollout=config.rollout,
-        sandbox=config.sandbox,
-        cluster=config.cluster,
-        evaluation=EvaluationSection(samples_per_problem=config.rollout.group_size),
-        learner=LearnerSection(num_ranks=1),
-        reward_model=RewardModelSection(model="", gpus=0),
-        starter=config.starter,
-    )
+    """Return the config of the rollout workers and pools that this build uses."""
+    build, problems = config.lcb_rb, config.problems
+    run = RunSection(name=build.name, seed=build.seed, min_free_mib=build.min_free_mib)
+    return sampling_run(config, run, config.rollout, config.sandbox, problems.file, problems.max_prompt_tokens)
 
 
 def sample_all(
