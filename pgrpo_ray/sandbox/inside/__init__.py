@@ -18,7 +18,10 @@ from pathlib import Path
 PATIENCE = 5
 """Times the wall limit after which a case ends even if it only waited for a processor."""
 _PACKAGE = "pgrpo_ray.sandbox.inside"
-_MODULES = ("codec", "doors", "program", "checker", "zygote", "session", "warden")
+_MODULES = (
+    *("codec", "doors", "frames", "link", "confinement", "scripts", "objects", "program", "checker", "zygote"),
+    *("session", "warden"),
+)
 """In the order of their imports."""
 _LOADER = """\
 import sys, types

@@ -19,7 +19,9 @@ import sys
 import types
 
 from pgrpo_ray.sandbox.inside.codec import Encoder, TooLarge, decode
-from pgrpo_ray.sandbox.inside.program import HANDLED, SOURCE, WIRE, Link, blame, describe, receive, send, take
+from pgrpo_ray.sandbox.inside.frames import receive, send
+from pgrpo_ray.sandbox.inside.link import SOURCE, WIRE, Link, blame, describe, take
+from pgrpo_ray.sandbox.inside.objects import BINARY, HANDLED
 
 
 class ProgramEnded(BaseException):
@@ -208,13 +210,9 @@ def binary(operation):
     return lambda self, other: Handle.remote.ask(operation, self, other) if is_handle(other) else NotImplemented
 
 
-BINARY = (
-    *("eq", "ne", "lt", "le", "gt", "ge", "add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul"),
-    *("and", "or", "xor"),
-)
 METHODS = {"call": call, "iter": iterate, "exit": leave}
 METHODS |= {name: unary(name) for name in HANDLED if name not in METHODS and name not in BINARY}
-METHODS |= {name: binary(f"{name}_" if name in ("and", "or") else name) for name in BINARY}
+METHODS |= {name: binary(name) for name in BINARY}
 
 
 @functools.lru_cache(maxsize=256)

@@ -19,7 +19,7 @@ import socket
 import struct
 import time
 
-from pgrpo_ray.sandbox.inside.program import DETAIL_CHARS
+from pgrpo_ray.sandbox.inside.link import DETAIL_CHARS
 
 ROLES = {"stdin": "script", "call": "calls", "assert": "objects", "build": "build"}
 LAZY_S = 0.005

@@ -38,7 +38,8 @@ import sys
 import typing  # noqa: F401
 
 from pgrpo_ray.sandbox.inside.doors import close_doors
-from pgrpo_ray.sandbox.inside.program import describe, exactly, send
+from pgrpo_ray.sandbox.inside.frames import exactly, send
+from pgrpo_ray.sandbox.inside.link import describe
 from pgrpo_ray.sandbox.inside.session import NULL, OwnerGone, Session, dumped, memory_file, slurp
 from pgrpo_ray.sandbox.inside.zygote import Zygote, as_user, be
 

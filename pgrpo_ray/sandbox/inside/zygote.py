@@ -12,7 +12,8 @@ import socket
 import time
 
 from pgrpo_ray.sandbox.inside.checker import run as run_checker
-from pgrpo_ray.sandbox.inside.program import LINK, WIRE, Link, confine, confine_all, describe
+from pgrpo_ray.sandbox.inside.confinement import confine, confine_all
+from pgrpo_ray.sandbox.inside.link import LINK, WIRE, Link, describe
 from pgrpo_ray.sandbox.inside.program import run as run_program
 
 SWEEP_S = 2.0
