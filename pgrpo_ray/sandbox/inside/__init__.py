@@ -10,6 +10,10 @@ argument, so an image needs nothing but Python and nothing is mounted.
 
 The zygote is a process of its own because a fork inherits its parent's memory: what the warden has ever read, other
 programs and their tests among it, a program could find in its own heap.
+
+The warden's: `warden` answers requests, `session` watches one process work through cases, with `streams` for what it
+says and `accounting` for what the kernel says. The zygote's: `zygote`, behind `doors`. A fork's: `confinement`, then
+`program` (`scripts`, `objects`) or `checker`, over a `link`. Theirs in common: `codec` and `frames`.
 """
 
 import functools
@@ -20,7 +24,7 @@ PATIENCE = 5
 _PACKAGE = "pgrpo_ray.sandbox.inside"
 _MODULES = (
     *("codec", "doors", "frames", "link", "confinement", "scripts", "objects", "program", "checker", "zygote"),
-    *("session", "warden"),
+    *("streams", "accounting", "session", "warden"),
 )
 """In the order of their imports."""
 _LOADER = """\

@@ -9,8 +9,6 @@ is `stray`. The zygote's news of a death is true, and so are the statements of a
 of itself, what it printed in each of several cases among them. Nobody waits for our word.
 """
 
-import fcntl
-import json
 import os
 import re
 import select
@@ -19,7 +17,10 @@ import socket
 import struct
 import time
 
+from pgrpo_ray.sandbox.inside.accounting import cpu_clock, ready_s
+from pgrpo_ray.sandbox.inside.frames import dumps
 from pgrpo_ray.sandbox.inside.link import DETAIL_CHARS
+from pgrpo_ray.sandbox.inside.streams import NULL, OutputFile, Stream, memory_file
 
 ROLES = {"stdin": "script", "call": "calls", "assert": "objects", "build": "build"}
 LAZY_S = 0.005
@@ -35,67 +36,10 @@ FLOOD_S = 0.05
 HEADER = re.compile(rb" ([a-z_]{1,20}) (\d{1,9})\n")
 END = re.compile(rb"(\d{1,3}) (\d{1,9})\n")
 """Of a script's case: exit status, size of its output; output and the end of its error output follow."""
-NULL = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
 
 
 class OwnerGone(Exception):
     """End of file on the control stream, or nothing more that this place can be used for."""
-
-
-def memory_file(content):
-    """Return a descriptor of a new file in memory that holds `content`, its offset at the beginning."""
-    fd = os.memfd_create("input", os.MFD_CLOEXEC)
-    rest = memoryview(content)
-    while rest:
-        rest = rest[os.write(fd, rest) :]
-    os.lseek(fd, 0, os.SEEK_SET)
-    return fd
-
-
-class Stream:
-    """What comes from a program's process through one descriptor."""
-
-    def __init__(self, fd, cap):
-        os.set_blocking(fd, False)
-        self.fd, self.cap = fd, cap
-        self.data = bytearray()
-
-    def read(self):
-        """Take what is there. Return False at end of file."""
-        try:
-            piece = os.read(self.fd, 1 << 16)
-        except BlockingIOError:
-            return True
-        except ConnectionError:
-            return False
-        self.data += piece
-        return bool(piece)
-
-    def drain(self):
-        size = -1
-        while size != len(self.data) and not self.full:
-            size = len(self.data)
-            self.read()
-
-    @property
-    def full(self):
-        return len(self.data) > self.cap
-
-
-class OutputFile:
-    """What a script has printed in its present case of several: its process empties the file after each."""
-
-    def __init__(self, cap):
-        self.fd, self.cap = memory_file(b""), cap
-        fcntl.fcntl(self.fd, fcntl.F_SETFL, os.O_APPEND)
-
-    @property
-    def data(self):
-        return os.pread(self.fd, self.cap, 0)
-
-    @property
-    def full(self):
-        return os.fstat(self.fd).st_size > self.cap
 
 
 class Session:
@@ -140,7 +84,7 @@ class Session:
     def start(self):
         """Fork what the style needs. Descriptors that are lent to a child are closed here once it has them."""
         request, outputs, extra = self.request, self.make_outputs(), []
-        tasks = {"stdin": self.inputs, "call": lambda: dumped(self.cases)}
+        tasks = {"stdin": self.inputs, "call": lambda: dumps(self.cases).encode()}
         self.task = memory_file(tasks.get(self.style, bytes)())
         self.open.append(self.task)
         role, source = ROLES[self.style], request["program"].encode("utf-8", "surrogatepass")
@@ -152,7 +96,7 @@ class Session:
         if self.style == "build":
             toolchain = request["toolchain"]
             task = {"program": request["program"], "file": toolchain["source"], "build": toolchain["build"]}
-            source = dumped(task)
+            source = dumps(task).encode()
         self.began, self.cpu_mark, self.place_mark = time.monotonic(), 0.0, self.warden.place_cpu_s()
         self.set_deadline()
         if request.get("binary") is not None:
@@ -162,7 +106,7 @@ class Session:
         if self.style == "assert":
             tests = {"setup": request["setup"], "entry_point": request["entry_point"]}
             tests["cases"] = [case["source"] for case in self.cases]
-            self.spawn("checker", outputs, self.lend(memory_file(dumped(tests))), extra[1:])
+            self.spawn("checker", outputs, self.lend(memory_file(dumps(tests).encode())), extra[1:])
         while self.lent:
             os.close(self.lent.pop())
 
@@ -213,7 +157,7 @@ class Session:
             "nonce": nonce,
         }
         fds = [*outputs, self.lend(theirs.detach()), source, self.task, *extra]
-        socket.send_fds(self.warden.words, [dumped(settings)], fds)
+        socket.send_fds(self.warden.words, [dumps(settings).encode()], fds)
         self.warden.alone = False
         self.forked += 1
 
@@ -415,23 +359,6 @@ class Session:
         return "memory_limit" if last.startswith("MemoryError") else "error", last
 
 
-def dumped(value):
-    return json.dumps(value).encode()
-
-
-def cpu_clock(pid):
-    """CPU time of a process with all its threads, seconds; None once it is gone."""
-    try:
-        return time.clock_gettime((~pid << 3) | 2)  # the clock id of a process, as clock_getcpuclockid(3) makes it
-    except OSError:
-        return None
-
-
-def ready_s(pid):
-    """How long a process stood ready without a processor, seconds. Raises where the kernel does not say."""
-    return int(slurp(f"/proc/{pid}/schedstat").split()[1]) / 1e9
-
-
 def tail(data):
     lines = data[-4096:].decode("utf-8", "replace").strip().splitlines()
     return lines[-1][:DETAIL_CHARS] if lines else ""
@@ -441,8 +368,3 @@ def first_error(data):
     """The line of a compiler's output that says what is wrong."""
     lines = data.decode("utf-8", "replace").splitlines()
     return next((line for line in lines if "error" in line), lines[0] if lines else "the build failed")
-
-
-def slurp(path):
-    with open(path) as file:
-        return file.read()

@@ -28,7 +28,6 @@ import heapq  # noqa: F401
 import itertools  # noqa: F401
 import json
 import os
-import re
 import resource
 import signal
 import socket
@@ -37,10 +36,12 @@ import struct
 import sys
 import typing  # noqa: F401
 
+from pgrpo_ray.sandbox.inside.accounting import oom_kills, place_cpu_s, slurp
 from pgrpo_ray.sandbox.inside.doors import close_doors
-from pgrpo_ray.sandbox.inside.frames import exactly, send
+from pgrpo_ray.sandbox.inside.frames import dumps, exactly, send
 from pgrpo_ray.sandbox.inside.link import describe
-from pgrpo_ray.sandbox.inside.session import NULL, OwnerGone, Session, dumped, memory_file, slurp
+from pgrpo_ray.sandbox.inside.session import OwnerGone, Session
+from pgrpo_ray.sandbox.inside.streams import NULL, memory_file
 from pgrpo_ray.sandbox.inside.zygote import Zygote, as_user, be
 
 TOTAL_OUTPUT_CHARS = 8 << 20
@@ -167,7 +168,7 @@ class Warden:
     def sweep(self, session):
         """Have everything below the zygote killed. Return whether nothing is left."""
         uids = [self.uid, self.uid + 1] if self.first_uid else []
-        self.words.send(dumped({"sweep": uids}))
+        self.words.send(dumps({"sweep": uids}).encode())
         while "swept" not in (message := self.hear(session)):
             continue
         self.alone = message["swept"]
@@ -200,41 +201,6 @@ class Warden:
 
 def skipped():
     return {"status": "skipped", "fresh": False, "wall_ms": 0.0, "cpu_ms": 0.0, "peak_kib": 0, "detail": ""}
-
-
-class Counter:
-    """A number in a file of our cgroup (v2, then v1), kept open because it is read for every program."""
-
-    def __init__(self, *places):
-        """`places`: (path, pattern of the number, unit) to try in order."""
-        self.fd = None
-        for path, pattern, unit in places:
-            try:
-                self.fd, self.pattern, self.unit = os.open(path, os.O_RDONLY | os.O_CLOEXEC), re.compile(pattern), unit
-                break
-            except OSError:
-                continue
-
-    def read(self):
-        """Return the number; None where the kernel does not say."""
-        if self.fd is None:
-            return None
-        found = self.pattern.search(os.pread(self.fd, 4096, 0))
-        return int(found[1]) / self.unit if found else None
-
-
-def oom_kills():
-    """How often the kernel killed for want of memory."""
-    pattern = rb"oom_kill (\d+)"
-    return Counter(
-        ("/sys/fs/cgroup/memory.events", pattern, 1), ("/sys/fs/cgroup/memory/memory.oom_control", pattern, 1)
-    )
-
-
-def place_cpu_s():
-    """CPU time of everything here, seconds."""
-    newer = "/sys/fs/cgroup/cpu.stat", rb"usage_usec (\d+)", 1e6
-    return Counter(newer, ("/sys/fs/cgroup/cpuacct/cpuacct.usage", rb"(\d+)", 1e9))
 
 
 def wipe(folder):
