@@ -28,8 +28,6 @@ from pgrpo_ray.types import CallCase, Limits, Problem, TestStyle
 
 _CASES = 64
 """Inputs in one request."""
-_SLACK_S = 15.0
-"""Beyond a program's own limits, as in the execution pool."""
 _REFERENCE_CPU_S = 60.0
 """For a reference on one input; what it takes decides the limit of programs."""
 _TIMES = 4.0
@@ -70,7 +68,7 @@ class _Asker:
     def ask(self, problem: Problem, program: str, cases: Sequence[int]) -> list[dict[str, Any]]:
         """Run the program on some cases; one result each. Raises `SandboxError` after the retries."""
         request = grade.make_request(problem, program, "reference", cases)
-        timeout_s = grade.deadline_s(problem, len(cases), _SLACK_S)
+        timeout_s = grade.deadline_s(problem, len(cases))
         for attempt in range(self._retries + 1):
             try:
                 self._runner = self._runner or self._make_runner()

@@ -32,6 +32,8 @@ CPU_TOLERANCE = 1.02
 """Times the CPU limit that still pass: what the same program varies by on a quiet machine."""
 FIRST_WAVE = 16
 """Cases asked for at first where the first failure ends it all; each further wave is twice as long."""
+SLACK_S = 15.0
+"""Beyond a program's own limits. Ours: covers the start of a container on a busy machine."""
 WAVE_CHARS = 8 << 20
 """Of input in one request."""
 _DETAIL_CHARS = 300
@@ -293,7 +295,7 @@ def complete(prefix: str, program: str) -> str:
     return prefix.rstrip("\n") + "\n" + program if prefix and first[:1] in (" ", "\t") else program
 
 
-def deadline_s(problem: Problem, num_cases: int, slack_s: float) -> float:
+def deadline_s(problem: Problem, num_cases: int, slack_s: float = SLACK_S) -> float:
     """Return the host's patience for one request, seconds: the warden's own for each case, plus `slack_s`."""
     build_s = languages.BUILD_LIMITS["wall_s"] if problem.language != languages.PYTHON else 0.0
     return num_cases * (PATIENCE * problem.limits.wall_s + 0.5) + build_s + slack_s

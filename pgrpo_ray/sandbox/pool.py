@@ -22,13 +22,10 @@ runners under their threads, which wakes them. So every caller gets an answer fo
 
 Invariants: a verdict is the program's doing; after `retries` more attempts on fresh runners a machinery failure becomes
 `Judgement(verdict=None, error=...)`, but for a program under which two containers ran out of memory. Before its first
-program every runner must judge canaries rightly: one that passes, one that fails, one that is stopped for what it
-prints. A judge that cannot tell is no judge. Two equal programs for one problem that wait at the same time are judged
-once, and so are those that a deterministic verdict is remembered for.
+program every runner must judge canaries rightly (`canaries`). Two equal programs for one problem that wait at the same
+time are judged once, and so are those that a deterministic verdict is remembered for.
 """
 
-import contextlib
-import functools
 import hashlib
 import itertools
 import logging
@@ -45,26 +42,15 @@ from pgrpo_ray.config import SandboxSection
 from pgrpo_ray.errors import CheckerError, ExhaustedError, NotBegunError, SandboxError
 from pgrpo_ray.protocols import Runner
 from pgrpo_ray.sandbox import grade
-from pgrpo_ray.sandbox.languages import toolchain
+from pgrpo_ray.sandbox.canaries import canaries, prove, work_ms
+from pgrpo_ray.sandbox.gate import Gate
 from pgrpo_ray.sandbox.runners import runner_factory
-from pgrpo_ray.types import CallCase, Judgement, Limits, Problem, StdinCase, TestStyle, Verdict
+from pgrpo_ray.types import Judgement, Problem, Verdict
 
-_SLACK_S = 15.0
-"""Beyond a program's own limits. Ours: covers the start of a container on a busy machine."""
 _BACKOFF_S = 0.2
 """Before a new runner after a failed start, times the attempt: an engine that restarts needs a moment."""
 _LANES = 2
 """Threads a slot."""
-_CANARY_LIMITS = Limits(cpu_s=5.0, wall_s=10.0, memory_mib=128, output_kib=16)
-_CANARIES = (
-    # `colorsys` is not preloaded: a program's uid must be able to read the standard library.
-    ("import colorsys\ndef double(x): return 2 * x", TestStyle.CALL, Verdict.PASSED),
-    ("def double(x): return x", TestStyle.CALL, Verdict.WRONG_ANSWER),
-    ("while True: print('x' * 4096)", TestStyle.STDIN, Verdict.OUTPUT_LIMIT),
-)
-_WORK = "total = 0\nfor i in range(400_000):\n    total += i * i % 7"
-"""A fixed piece of work, some 30 ms: its CPU time says how fast the machine is at the moment. A script, because the CPU
-time of a process that has ended is exact; that of one that runs is some milliseconds old."""
 _MAX_SLOWDOWN = 2.0
 """A machine that seems slower than this is not believed: the limit would be no limit."""
 _REMEMBERED = (Verdict.PASSED, Verdict.WRONG_ANSWER, Verdict.RUNTIME_ERROR, Verdict.COMPILE_ERROR)
@@ -105,43 +91,6 @@ class _Task:
     """It takes room in the queue."""
 
 
-class _Gate:
-    """Lets many in at a time, or one alone. Who wants to be alone comes before those that arrive later."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._inside = 0
-        self._loners = 0
-
-    @contextlib.contextmanager
-    def together(self):
-        with self._changed:
-            self._changed.wait_for(lambda: not self._loners)
-            self._inside += 1
-        try:
-            yield
-        finally:
-            self._leave()
-
-    @contextlib.contextmanager
-    def alone(self):
-        with self._changed:
-            self._loners += 1
-            self._changed.wait_for(lambda: not self._inside)
-            self._inside += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._loners -= 1
-            self._leave()
-
-    def _leave(self) -> None:
-        with self._changed:
-            self._inside -= 1
-            self._changed.notify_all()
-
-
 class ExecutionPool:
     """Judges programs on `slots` runners at a time. Thread-safe; implements `protocols.Judge`."""
 
@@ -170,13 +119,12 @@ class ExecutionPool:
         self._fail_fast = fail_fast
         self._cache_entries = cache_entries
         self._observe = observe
-        self._canaries = [_python_canary(*canary) for canary in _CANARIES]
-        self._canaries += [_script_canary(language) for language in languages]
+        self._canaries = canaries(languages)
         self._work: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
         self._room = threading.BoundedSemaphore(queue_programs)
         self._ids = itertools.count()
         self._lock = threading.Lock()
-        self._gate = _Gate()
+        self._gate = Gate()
         self._closed = False
         self._running = self._lookups = self._hits = self._restarts = self._confirmations = self._waiting = 0
         self._verdicts: Counter[str] = Counter()
@@ -374,7 +322,7 @@ class ExecutionPool:
                 request = grade.make_request(
                     problem, program, str(next(self._ids)), cases, stop_early=self._fail_fast, cpu_factor=factor
                 )
-                answer = runner.run(request, grade.deadline_s(problem, len(cases), _SLACK_S))
+                answer = runner.run(request, grade.deadline_s(problem, len(cases)))
             except SandboxError:
                 self._drop(slot, runner)
                 raise
@@ -393,14 +341,9 @@ class ExecutionPool:
 
     def _work_ms(self, runner: Runner) -> float:
         """CPU time of the fixed piece of work on this runner; its best is remembered."""
-        problem, program, _ = _python_canary(_WORK, TestStyle.STDIN, Verdict.PASSED)
-        request = grade.make_request(problem, program, f"canary-{next(self._ids)}")
-        (result,) = runner.run(request, grade.deadline_s(problem, 1, _SLACK_S))["cases"]
-        if result["status"] != "ok":
-            raise SandboxError(f"the canary that measures speed ended with {result['status']}: {result['detail']}")
-        work_ms = max(1.0, result["cpu_ms"])  # no machine is faster
-        self._quiet_ms = min(self._quiet_ms, work_ms)
-        return work_ms
+        now_ms = work_ms(runner)
+        self._quiet_ms = min(self._quiet_ms, now_ms)
+        return now_ms
 
     def _runner(self, slot: int) -> Runner:
         """Return the slot's runner, a fresh one that is proved where it has none. Raises `SandboxError`."""
@@ -410,7 +353,8 @@ class ExecutionPool:
             runner = self._make_runner()
             try:
                 try:
-                    self._prove(runner)
+                    prove(runner, self._canaries)
+                    self._work_ms(runner)
                 except NotBegunError as error:  # nobody else has asked it: this failure is its own
                     raise SandboxError(f"a fresh sandbox failed at once: {error}") from error
                 with self._lock:
@@ -422,18 +366,6 @@ class ExecutionPool:
                 raise
             return runner
 
-    def _prove(self, runner: Runner) -> None:
-        for problem, program, wanted in self._canaries:
-            request = grade.make_request(problem, program, f"canary-{next(self._ids)}")
-            answer = runner.run(request, grade.deadline_s(problem, 1, _SLACK_S))
-            outcome = grade.decide(problem, 0, answer["cases"][0])
-            if outcome.verdict is not wanted or answer["dirty"]:
-                raise SandboxError(
-                    f"the {runner.kind} sandbox misjudges: a program that deserves {wanted} got {outcome.verdict} "
-                    f"({outcome.detail}). Nothing it says can be trusted; check its image and its Python."
-                )
-        self._work_ms(runner)
-
     def _drop(self, slot: int, runner: Runner) -> None:
         """Close a runner that is of no use any more, unless the slot's other thread has done so."""
         with self._lock:
@@ -442,21 +374,6 @@ class ExecutionPool:
             self._runners[slot] = None
             self._restarts += 1
         runner.close()
-
-
-@functools.cache
-def _python_canary(program: str, style: TestStyle, wanted: Verdict) -> tuple[Problem, str, Verdict]:
-    case = CallCase([21], 42) if style is TestStyle.CALL else StdinCase("", "")
-    return Problem("canary", "", style, (case,), entry_point="double", limits=_CANARY_LIMITS), program, wanted
-
-
-@functools.cache
-def _script_canary(language: str) -> tuple[Problem, str, Verdict]:
-    known = toolchain(language)
-    program = known.canary if known else "print('ok')"
-    case = StdinCase("", "ok")
-    problem = Problem("canary", "", TestStyle.STDIN, (case,), language=language, limits=_CANARY_LIMITS)
-    return problem, program, Verdict.PASSED
 
 
 def make_pool(

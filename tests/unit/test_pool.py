@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from pgrpo_ray.errors import DataError, ExhaustedError, NotBegunError, SandboxError
-from pgrpo_ray.sandbox.pool import _LANES, ExecutionPool, _Gate
+from pgrpo_ray.sandbox.pool import _LANES, ExecutionPool
 from pgrpo_ray.types import Limits, Problem, StdinCase, TestStyle, Verdict
 
 LIMITS = Limits(cpu_s=2.0, wall_s=5.0)
@@ -375,94 +375,6 @@ def test_the_machine_is_measured_against_its_best(start, lab):
     lab.work_ms = 15.0
     pool.judge(YES, "doubt 2")
     assert [request["limits"]["cpu_s"] for request in lab.requests] == pytest.approx([2.0, 2.0, 2.0, 3.0])
-
-
-class Visits:
-    """Threads that enter a gate and stay inside until told to leave."""
-
-    def __init__(self, gate):
-        self.gate, self.inside, self.leave, self.threads = gate, [], {}, []
-
-    def send(self, name, alone=False):
-        self.leave[name] = threading.Event()
-
-        def visit():
-            with self.gate.alone() if alone else self.gate.together():
-                self.inside.append(name)
-                self.leave[name].wait(SOON_S)
-                self.inside.remove(name)
-
-        thread = threading.Thread(target=visit, daemon=True)
-        thread.start()
-        self.threads.append(thread)
-
-    def settle(self, *names):
-        """Wait until just these are inside, and see that it stays so."""
-        until(lambda: sorted(self.inside) == sorted(names))
-        time.sleep(0.05)
-        assert sorted(self.inside) == sorted(names)
-
-
-def test_the_gate_lets_many_in_or_one_alone():
-    visits = Visits(_Gate())
-    visits.send("a")
-    visits.send("b")
-    visits.settle("a", "b")
-    visits.send("loner", alone=True)
-    visits.settle("a", "b")
-    visits.leave["a"].set()
-    visits.settle("b")
-    visits.send("late")  # later than the loner, so after it
-    visits.settle("b")
-    visits.leave["b"].set()
-    visits.settle("loner")
-    visits.send("second loner", alone=True)
-    visits.settle("loner")
-    visits.leave["loner"].set()
-    visits.settle("second loner")
-    visits.leave["second loner"].set()
-    visits.settle("late")
-    visits.leave["late"].set()
-    visits.settle()
-    visits.send("next")
-    visits.settle("next")
-    visits.leave["next"].set()
-
-
-def test_loners_do_not_starve_among_a_crowd():
-    gate, stop, met, inside = _Gate(), threading.Event(), [], []
-
-    def crowd():
-        while not stop.is_set():
-            with gate.together():
-                inside.append(1)
-                time.sleep(0.001)
-                inside.pop()
-
-    threads = [threading.Thread(target=crowd, daemon=True) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for _ in range(20):
-        with gate.alone():
-            met.append(len(inside))
-    stop.set()
-    for thread in threads:
-        thread.join(SOON_S)
-    assert met == [0] * 20
-
-
-@pytest.mark.parametrize("way", ["alone", "together"])
-def test_who_leaves_the_gate_by_an_exception_has_left(way):
-    gate = _Gate()
-    with pytest.raises(KeyError), getattr(gate, way)():
-        raise KeyError
-    visits = Visits(gate)
-    visits.send("loner", alone=True)
-    visits.settle("loner")
-    visits.leave["loner"].set()
-    visits.send("other")
-    visits.settle("other")
-    visits.leave["other"].set()
 
 
 # Verdicts that are remembered
