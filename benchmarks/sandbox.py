@@ -37,8 +37,8 @@ from sandbox_report import ARMS, NAMES, OURS, ROLES, Window
 
 from pgrpo_ray.config import SandboxSection
 from pgrpo_ray.sandbox.docker_runner import DockerRunner
-from pgrpo_ray.sandbox.grade import make_request
 from pgrpo_ray.sandbox.image import DEFAULT_TAG
+from pgrpo_ray.sandbox.plan import make_request
 from pgrpo_ray.sandbox.pool import ExecutionPool
 from pgrpo_ray.types import Problem, TestStyle
 

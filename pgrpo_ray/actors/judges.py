@@ -13,8 +13,8 @@ from typing import Any
 from pgrpo_ray.config import SandboxSection
 from pgrpo_ray.evaluation.maths.pool import MathsPool
 from pgrpo_ray.protocols import Judge
-from pgrpo_ray.sandbox.grade import plan_of
 from pgrpo_ray.sandbox.languages import compiled
+from pgrpo_ray.sandbox.plan import plan_of
 from pgrpo_ray.sandbox.pool import PoolStats, make_pool
 from pgrpo_ray.types import Judgement, Problem, TestStyle
 
@@ -69,7 +69,7 @@ def start_judges(
 ) -> Judge:
     """Start the judges that `problems` need, after planning every program's problem; `kind` is for programs.
 
-    Raises what `sandbox.pool.make_pool`, `sandbox.grade.plan_of` and `MathsPool` raise.
+    Raises what `sandbox.pool.make_pool`, `sandbox.plan.plan_of` and `MathsPool` raise.
     """
     runnable = [problem for problem in problems if problem.style is not TestStyle.ANSWER]
     for problem in runnable:

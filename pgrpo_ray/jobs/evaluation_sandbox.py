@@ -21,8 +21,9 @@ from pgrpo_ray.evaluation.evalplus import expected_of
 from pgrpo_ray.evaluation.items import Item
 from pgrpo_ray.obs.disk import whole_file
 from pgrpo_ray.protocols import Runner
-from pgrpo_ray.sandbox import checkers, grade
+from pgrpo_ray.sandbox import checkers
 from pgrpo_ray.sandbox.inside.codec import decode
+from pgrpo_ray.sandbox.plan import deadline_s, make_request, plan_of
 from pgrpo_ray.sandbox.runners import runner_factory
 from pgrpo_ray.types import CallCase, Limits, Problem, TestStyle
 
@@ -67,8 +68,8 @@ class _Asker:
 
     def ask(self, problem: Problem, program: str, cases: Sequence[int]) -> list[dict[str, Any]]:
         """Run the program on some cases; one result each. Raises `SandboxError` after the retries."""
-        request = grade.make_request(problem, program, "reference", cases)
-        timeout_s = grade.deadline_s(problem, len(cases))
+        request = make_request(problem, program, "reference", cases)
+        timeout_s = deadline_s(problem, len(cases))
         for attempt in range(self._retries + 1):
             try:
                 self._runner = self._runner or self._make_runner()
@@ -214,7 +215,7 @@ def _scaled(limits: Limits, slowest_s: float) -> Limits:
 def _key(items: Sequence[Item], kind: str, section: SandboxSection) -> str:
     digest = hashlib.sha256(f"{kind} {section.image}".encode())
     for item in items:
-        inputs = grade.plan_of(item.problem).cases  # encoded: only a set of texts may differ between two processes
+        inputs = plan_of(item.problem).cases  # encoded: only a set of texts may differ between two processes
         digest.update(json.dumps([item.problem.id, item.oracle, inputs]).encode("utf-8", "backslashreplace"))
     return digest.hexdigest()[:24]
 

@@ -11,6 +11,7 @@ from pgrpo_ray.errors import SandboxError
 from pgrpo_ray.protocols import Runner
 from pgrpo_ray.sandbox import grade
 from pgrpo_ray.sandbox.languages import toolchain
+from pgrpo_ray.sandbox.plan import deadline_s, make_request
 from pgrpo_ray.types import CallCase, Limits, Problem, StdinCase, TestStyle, Verdict
 
 _LIMITS = Limits(cpu_s=5.0, wall_s=10.0, memory_mib=128, output_kib=16)
@@ -70,5 +71,5 @@ def _canary_of(language: str) -> Canary:
 
 
 def _ask(runner: Runner, problem: Problem, program: str) -> dict[str, Any]:
-    request = grade.make_request(problem, program, f"canary-{next(_ids)}")
-    return runner.run(request, grade.deadline_s(problem, 1))
+    request = make_request(problem, program, f"canary-{next(_ids)}")
+    return runner.run(request, deadline_s(problem, 1))

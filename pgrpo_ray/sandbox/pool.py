@@ -44,6 +44,7 @@ from pgrpo_ray.protocols import Runner
 from pgrpo_ray.sandbox import grade
 from pgrpo_ray.sandbox.canaries import canaries, prove, work_ms
 from pgrpo_ray.sandbox.gate import Gate
+from pgrpo_ray.sandbox.plan import deadline_s, make_request, plan_of
 from pgrpo_ray.sandbox.runners import runner_factory
 from pgrpo_ray.types import Judgement, Problem, Verdict
 
@@ -190,7 +191,7 @@ class ExecutionPool:
                 thread.join(2.5)
 
     def _key(self, problem: Problem, program: str) -> bytes | None:
-        digest = grade.plan_of(problem).digest
+        digest = plan_of(problem).digest
         if not self._cache_entries:
             return None
         return hashlib.blake2b(digest + program.encode("utf-8", "surrogatepass"), digest_size=16).digest()
@@ -319,10 +320,10 @@ class ExecutionPool:
             runner = self._runner(slot)
             try:
                 factor = self._slowdown(runner) if alone else 1.0
-                request = grade.make_request(
+                request = make_request(
                     problem, program, str(next(self._ids)), cases, stop_early=self._fail_fast, cpu_factor=factor
                 )
-                answer = runner.run(request, grade.deadline_s(problem, len(cases)))
+                answer = runner.run(request, deadline_s(problem, len(cases)))
             except SandboxError:
                 self._drop(slot, runner)
                 raise

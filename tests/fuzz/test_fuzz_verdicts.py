@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from pgrpo_ray.errors import SandboxError
 from pgrpo_ray.sandbox import grade, wire
 from pgrpo_ray.sandbox.inside.session import Session
+from pgrpo_ray.sandbox.plan import make_request
 from pgrpo_ray.sandbox.wire import Wire
 from pgrpo_ray.types import CallCase, Problem, StdinCase, TestStyle, Verdict
 
@@ -83,7 +84,7 @@ def judged(data: bytes, problem: Problem, *, multiplexed=False, ends=True, timeo
         line = Wire(ours, multiplexed=multiplexed)
 
         def ask(cases, alone):
-            request = grade.make_request(problem, "x", "7", cases)
+            request = make_request(problem, "x", "7", cases)
             return line.ask(request, timeout_s)["cases"]
 
         return grade.judge(problem, ask, "process", fail_fast=False)
@@ -177,7 +178,7 @@ SAID = st.lists(
 @given(SAID | damaged([NONCE + b" " + one for one in STATEMENTS]), st.sampled_from([STDIN, CALL]), st.integers(1, 40))
 def test_what_a_program_says_of_itself_earns_no_pass(said, problem, step):
     """Whatever it writes to its link, however cut: the session's results are well-formed, no more than the cases."""
-    request = grade.make_request(problem, "x", "7")
+    request = make_request(problem, "x", "7")
     session = Session(Place(), request, request["cases"])
     end, other = os.pipe()
     os.close(other)

@@ -131,7 +131,7 @@ def test_close_removes_the_container():
 OWNER = """
 import sys
 from pgrpo_ray.sandbox.docker_runner import DockerRunner
-from pgrpo_ray.sandbox.grade import make_request
+from pgrpo_ray.sandbox.plan import make_request
 from pgrpo_ray.types import Limits, Problem, StdinCase, TestStyle
 key, value = sys.argv[2].split("=")
 runner = DockerRunner(sys.argv[1], memory_mib=256, labels={key: value})

@@ -12,8 +12,8 @@ import pytest
 from hostile_programs import CHANNELS, GAPS, LIMITS, PROGRAMS
 
 from pgrpo_ray.sandbox.docker_runner import DockerRunner
-from pgrpo_ray.sandbox.grade import deadline_s
 from pgrpo_ray.sandbox.image import DEFAULT_TAG, ensure_image
+from pgrpo_ray.sandbox.plan import deadline_s
 from pgrpo_ray.sandbox.pool import ExecutionPool
 from pgrpo_ray.types import Limits, Problem, StdinCase, TestStyle, Verdict
 

@@ -10,7 +10,7 @@ import textwrap
 import pytest
 
 from pgrpo_ray.errors import SandboxError
-from pgrpo_ray.sandbox.grade import plan_of
+from pgrpo_ray.sandbox.plan import plan_of
 from pgrpo_ray.sandbox.pool import ExecutionPool
 from pgrpo_ray.sandbox.process_runner import ProcessRunner
 from pgrpo_ray.types import AssertCase, Limits, Problem, TestStyle, Verdict

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pgrpo_ray.errors import SandboxError
-from pgrpo_ray.sandbox.grade import make_request
+from pgrpo_ray.sandbox.plan import make_request
 from pgrpo_ray.sandbox.pool import ExecutionPool
 from pgrpo_ray.sandbox.process_runner import ProcessRunner
 from pgrpo_ray.types import AssertCase, CallCase, Limits, Problem, StdinCase, TestStyle, Verdict
@@ -166,7 +166,7 @@ def test_leftover_processes_are_killed(pool):
 
 OWNER = """
 import sys
-from pgrpo_ray.sandbox.grade import make_request
+from pgrpo_ray.sandbox.plan import make_request
 from pgrpo_ray.sandbox.process_runner import ProcessRunner
 from pgrpo_ray.types import Limits, Problem, StdinCase, TestStyle
 problem = Problem('p', '', TestStyle.STDIN, (StdinCase('', ''),), limits=Limits(wall_s=100))

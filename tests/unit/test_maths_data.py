@@ -20,7 +20,7 @@ from pgrpo_ray.data.own_format import problem_to_json
 from pgrpo_ray.data.prompts import encode_prompts
 from pgrpo_ray.errors import DataError
 from pgrpo_ray.sandbox import checkers
-from pgrpo_ray.sandbox.grade import plan_of
+from pgrpo_ray.sandbox.plan import plan_of
 from pgrpo_ray.types import AnswerCase, CallCase, Problem, TestStyle
 
 MATH500 = {
