@@ -14,7 +14,7 @@ import pytest
 from pgrpo_ray.config import SandboxSection
 from pgrpo_ray.data.loaders import load_problems
 from pgrpo_ray.errors import DataError
-from pgrpo_ray.evaluation.maths import pool as pools
+from pgrpo_ray.evaluation.maths import process as processes
 from pgrpo_ray.evaluation.maths.pool import MathsPool
 from pgrpo_ray.types import AnswerCase, CallCase, Limits, Problem, TestStyle, Verdict
 
@@ -227,7 +227,7 @@ def test_machinery_that_keeps_failing_becomes_an_error(monkeypatch):
     pool = MathsPool(SandboxSection(slots=1, retries=1))
     try:
         (process,) = pool._processes
-        monkeypatch.setattr(pools, "_START_S", 0.0)
+        monkeypatch.setattr(processes, "_START_S", 0.0)
         os.kill(process._child.pid, signal.SIGKILL)
         judgement = pool.judge(problem("1"), "1")
         assert judgement.verdict is None

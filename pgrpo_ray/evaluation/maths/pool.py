@@ -26,13 +26,7 @@ equal from unequal before it judges. References never leave the host, and no `de
 
 import contextlib
 import hashlib
-import json
-import os
 import queue
-import selectors
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter, OrderedDict
@@ -40,19 +34,16 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
-import pgrpo_ray
 from pgrpo_ray.config import SandboxSection
 from pgrpo_ray.data.answers import MAX_ANSWER_CHARS, final_answer
 from pgrpo_ray.errors import DataError, SandboxError
+from pgrpo_ray.evaluation.maths.process import CpuTimeLimitError, Worker
 from pgrpo_ray.types import AnswerCase, Judgement, Limits, Problem, TestStyle, Verdict
 
 KIND = "maths"
 """What a judgement says in place of a sandbox."""
-_START_S = 60.0
-"""For a process to import sympy: half a second on a quiet machine."""
 _PATIENCE = 4
 """Times its wall limit that an answer may take: CPU time judges it, and a machine may have other work."""
 _CANARY_LIMITS = Limits(cpu_s=20.0, wall_s=60.0)
@@ -61,10 +52,6 @@ _REMEMBERED = (Verdict.PASSED, Verdict.WRONG_ANSWER, Verdict.RUNTIME_ERROR)
 _DETAIL_CHARS = 200
 _PROVED_AT_ONCE = 512
 """References asked about between two looks at the answers."""
-
-
-class _TimeLimitError(Exception):
-    """The answer used up its CPU seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +85,8 @@ class MathsPool:
         self._verdicts: Counter[str] = Counter()
         self._running = self._pending = self._lookups = self._hits = self._restarts = 0
         self._closed = False
-        self._processes: set[_Process] = set()
-        self._idle: queue.SimpleQueue[_Process | None] = queue.SimpleQueue()
+        self._processes: set[Worker] = set()
+        self._idle: queue.SimpleQueue[Worker | None] = queue.SimpleQueue()
         self._threads = ThreadPoolExecutor(section.slots, thread_name_prefix="maths")
         try:
             for process in list(self._threads.map(lambda _: self._start(), range(section.slots))):
@@ -236,7 +223,7 @@ class MathsPool:
         began = time.monotonic()
         try:
             found = self._ask(problem, final)
-        except _TimeLimitError:
+        except CpuTimeLimitError:
             detail = f"{problem.limits.cpu_s:g} s of CPU time: {_printable(final)}"
             return _failed_by(Verdict.TIME_LIMIT, detail, began, {"cpu_ms": 1000 * problem.limits.cpu_s})
         except SandboxError as error:
@@ -256,7 +243,7 @@ class MathsPool:
         _check_style(problem)
         try:
             return self._ask(problem, None)["status"]
-        except _TimeLimitError:
+        except CpuTimeLimitError:
             return f"it takes more than {problem.limits.cpu_s:g} s to read"
 
     def _ask(self, problem: Problem, answer: str | None) -> dict[str, Any]:
@@ -271,7 +258,7 @@ class MathsPool:
                 if process is None:
                     process = self._start()
                 return process.ask(_request(problem, answer), _PATIENCE * problem.limits.wall_s)
-            except _TimeLimitError:
+            except CpuTimeLimitError:
                 self._drop(process)
                 process = None
                 raise
@@ -285,9 +272,9 @@ class MathsPool:
                 self._idle.put(process)
         raise SandboxError(f"{cause} (and {self._section.retries} retries)")
 
-    def _start(self) -> "_Process":
+    def _start(self) -> Worker:
         """Start a process and prove it. Raises `SandboxError`."""
-        process = _Process()
+        process = Worker()
         with self._lock:
             self._processes.add(process)
             closed = self._closed
@@ -301,91 +288,17 @@ class MathsPool:
                 said = process.ask(_request(canary, answer), _CANARY_LIMITS.wall_s)["status"]
                 if said != wanted:
                     raise SandboxError(f"the maths judge misjudges: {reference} and {answer} are {said} to it.")
-        except (SandboxError, _TimeLimitError) as error:
+        except (SandboxError, CpuTimeLimitError) as error:
             self._drop(process)
             raise SandboxError(str(error) or "the maths judge took too long over a canary") from error
         return process
 
-    def _drop(self, process: "_Process | None") -> None:
+    def _drop(self, process: Worker | None) -> None:
         if process is not None:
             process.kill()
             with self._lock:
                 self._processes.discard(process)
                 self._restarts += 1
-
-
-class _Process:
-    """One worker process. Used by one thread at a time; `kill` by any."""
-
-    def __init__(self) -> None:
-        root = str(Path(pgrpo_ray.__file__).parent.parent)
-        environment = {  # nothing of the parent's secrets
-            "PATH": os.environ.get("PATH", os.defpath),
-            "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH")))),
-            "PYTHONHASHSEED": "0",  # sympy orders by hashes: the same answer, the same verdict
-            "OMP_NUM_THREADS": "1",
-        }
-        self._child = subprocess.Popen(
-            [sys.executable, "-m", "pgrpo_ray.evaluation.maths.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=environment,
-            start_new_session=True,  # Ctrl-C is the parent's to handle
-        )
-        assert self._child.stdin and self._child.stdout  # pipes, both
-        self._asked, self._says = self._child.stdin, self._child.stdout
-        self._buffer = b""
-
-    def wait_ready(self) -> None:
-        """Wait until it has imported what it needs. Raises `SandboxError`."""
-        self._read(time.monotonic() + _START_S)
-
-    def ask(self, request: dict[str, Any], wall_s: float) -> dict[str, Any]:
-        """Send one request and return its answer. Raises `_TimeLimitError`, or `SandboxError` when it fails."""
-        try:
-            self._asked.write(json.dumps(request).encode() + b"\n")
-            self._asked.flush()
-        except (OSError, ValueError) as error:
-            raise SandboxError(f"a maths judge's process is gone ({error})") from error
-        return self._read(time.monotonic() + wall_s)
-
-    def alive(self) -> bool:
-        """Whether it still runs."""
-        return self._child.poll() is None
-
-    def kill(self) -> None:
-        """End it. Idempotent."""
-        with contextlib.suppress(ProcessLookupError):
-            self._child.kill()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._child.wait(5)
-
-    def _read(self, end: float) -> dict[str, Any]:
-        """Return the next line it says."""
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._says, selectors.EVENT_READ)
-            while b"\n" not in self._buffer:
-                if not selector.select(max(0.0, end - time.monotonic())):
-                    raise SandboxError("a maths judge's process was silent beyond its deadline; the machine is busy")
-                piece = os.read(self._says.fileno(), 1 << 16)
-                if not piece:
-                    raise self._why_ended()
-                self._buffer += piece
-        line, _, self._buffer = self._buffer.partition(b"\n")
-        return json.loads(line)
-
-    def _why_ended(self) -> Exception:
-        try:
-            status = self._child.wait(5)
-        except subprocess.TimeoutExpired:
-            return SandboxError("a maths judge's process closed its output")
-        if status == -signal.SIGPROF:
-            return _TimeLimitError()
-        return SandboxError(
-            f"a maths judge's process ended with exit status {status}. `python -m pgrpo_ray.evaluation.maths.worker` "
-            "shows whether it starts; `make setup` installs what it needs."
-        )
 
 
 def _request(problem: Problem, answer: str | None) -> dict[str, Any]:
