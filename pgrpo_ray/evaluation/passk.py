@@ -1,17 +1,13 @@
 """pass@k: the unbiased estimate and an interval that says how far to trust it.
 
-Owns the statistics; sampling and judging happen elsewhere. The interval speaks of the choice of problems and, through
+Owns the estimate; sampling and judging happen elsewhere. The interval speaks of the choice of problems and, through
 them, of sampling; it says nothing of seeds of training.
 """
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-RESAMPLES = 10_000
-"""Bootstrap resamples. Ours: an end point of a 95 % interval then wobbles by about 1 % of the interval's width."""
-
-_CHUNK = 256
-"""Resamples drawn at a time: bounds memory at 256 x problems indices."""
+from pgrpo_ray.evaluation.bootstrap import bootstrap_interval
 
 
 def pass_at_k(num_correct: ArrayLike, num_samples: ArrayLike, k: int) -> np.ndarray:
@@ -45,15 +41,8 @@ def pass_at_k_interval(
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie in (0, 1), received {confidence}")
     scores = pass_at_k(num_correct, num_samples, k)
-    generator = np.random.default_rng(seed)
-    means = np.concatenate(
-        [
-            scores[generator.integers(scores.size, size=(min(_CHUNK, RESAMPLES - done), scores.size))].mean(axis=1)
-            for done in range(0, RESAMPLES, _CHUNK)
-        ]
-    )
-    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(scores.mean()), float(low), float(high)
+    low, high = bootstrap_interval(scores, confidence, np.random.default_rng(seed))
+    return float(scores.mean()), low, high
 
 
 def _one(n: int, c: int, k: int) -> float:

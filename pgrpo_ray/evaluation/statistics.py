@@ -5,18 +5,15 @@ difficulty, so they are averaged first, and only problems are drawn or swapped. 
 problems; none of it knows of seeds of training.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from pgrpo_ray.evaluation.passk import RESAMPLES
+from pgrpo_ray.evaluation.bootstrap import CHUNK, RESAMPLES, bootstrap_interval
 
 CONFIDENCE = 0.95
-_CHUNK = 256
-"""Resamples drawn at a time: bounds memory at 256 x problems numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,14 +80,13 @@ def paired_difference(first: ArrayLike, second: ArrayLike, seed: int = 0) -> Pai
         raise ValueError("shares must lie in [0, 1]")
     differences = two - one
     generator = np.random.default_rng(seed)
-    means = _means(differences, lambda size: generator.integers(one.size, size=(size, one.size)))
-    low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    low, high = bootstrap_interval(differences, CONFIDENCE, generator)
     worse, better = int((differences < 0).sum()), int((differences > 0).sum())
     binary = np.isin(one, (0, 1)).all() and np.isin(two, (0, 1)).all()
     return PairedDifference(
         value=float(differences.mean()),
-        low=float(low),
-        high=float(high),
+        low=low,
+        high=high,
         p_value=mcnemar_exact(worse, better) if binary else _sign_flip(differences, generator),
         test="mcnemar" if binary else "sign_flip",
         only_first=worse,
@@ -99,17 +95,11 @@ def paired_difference(first: ArrayLike, second: ArrayLike, seed: int = 0) -> Pai
     )
 
 
-def _means(values: np.ndarray, draw: Callable[[int], np.ndarray]) -> np.ndarray:
-    """Means of `RESAMPLES` draws of `values`; `draw(n)` returns indices [n, P]."""
-    sizes = [min(_CHUNK, RESAMPLES - done) for done in range(0, RESAMPLES, _CHUNK)]
-    return np.concatenate([values[draw(size)].mean(axis=1) for size in sizes])
-
-
 def _sign_flip(differences: np.ndarray, generator: np.random.Generator) -> float:
     """Return the share of random swaps whose mean lies at least as far from 0; the observed one counts as a swap."""
     observed, far = abs(differences.mean()), 0
-    for done in range(0, RESAMPLES, _CHUNK):
-        size = (min(_CHUNK, RESAMPLES - done), differences.size)
+    for done in range(0, RESAMPLES, CHUNK):
+        size = (min(CHUNK, RESAMPLES - done), differences.size)
         swapped = (differences * generator.choice((-1.0, 1.0), size=size)).mean(axis=1)
         far += int((np.abs(swapped) >= observed - 1e-12).sum())  # sums in another order differ in the last digit
     return (far + 1) / (RESAMPLES + 1)
