@@ -13,7 +13,8 @@ from rich.table import Table
 
 from pgrpo_ray.data.records import did_you_mean
 from pgrpo_ray.errors import ConfigError, DataError
-from pgrpo_ray.evaluation.results import COMPARABLE, SAMPLES, Comparison, Result, compare_results, load_result
+from pgrpo_ray.evaluation.comparison import COMPARABLE, Comparison, compare_results
+from pgrpo_ray.evaluation.results import SAMPLES, Result, load_result
 from pgrpo_ray.obs.disk import check_out, write_out
 
 _EXPLAINED = {

@@ -28,6 +28,7 @@ from pgrpo_ray.evaluation.benchmarks import Window, content_of, named, read_item
 from pgrpo_ray.evaluation.items import Choice, Item
 from pgrpo_ray.evaluation.prompting import PromptFile, load_prompt_file
 from pgrpo_ray.evaluation.sources import read_source
+from pgrpo_ray.evaluation.summary import summarise
 from pgrpo_ray.interrupts import interruptible
 from pgrpo_ray.jobs import evaluation_samples as samples
 from pgrpo_ray.jobs.evaluation_sandbox import missing_libraries, with_outputs
@@ -301,7 +302,7 @@ def _finish(plan: Plan, folder: Path, told: dict[str, Any], seconds: float) -> d
     shutil.rmtree(folder / results.PARTS, ignore_errors=True)
     summary = {
         **plan.settings,
-        **results.summarise(table, plan.config.evaluation.k, plan.config.evaluation.seed),
+        **summarise(table, plan.config.evaluation.k, plan.config.evaluation.seed),
         **told,
         "prompt_file": plan.prompt.name if plan.model is not None else "",
         "seconds": round(seconds, 1),

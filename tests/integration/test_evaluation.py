@@ -18,6 +18,7 @@ from rich.console import Console
 from pgrpo_ray.config import parse_tree
 from pgrpo_ray.config.evaluation_job import EvaluationConfig
 from pgrpo_ray.evaluation import results
+from pgrpo_ray.evaluation.summary import shares_of
 from pgrpo_ray.jobs import evaluation
 from pgrpo_ray.jobs.comparison import compare
 
@@ -102,7 +103,7 @@ def test_a_killed_evaluation_goes_on_and_two_results_are_compared(tiny_starter, 
     assert results.load_result(other).table["response"].to_pylist() != first.table["response"].to_pylist()
     (row,) = compare(out, other, [], None, 0, quiet())
     assert row.difference.num_problems == NUM_PROBLEMS
-    shares = [results.shares_of(results.load_result(folder).table) for folder in (out, other)]
+    shares = [shares_of(results.load_result(folder).table) for folder in (out, other)]
     means = [float((share.correct / share.judged).mean()) for share in shares]
     assert row.difference.value == pytest.approx(means[1] - means[0])
 

@@ -13,6 +13,7 @@ from pgrpo_ray.errors import ConfigError, DataError
 from pgrpo_ray.evaluation import results
 from pgrpo_ray.evaluation.benchmarks import BENCHMARKS
 from pgrpo_ray.evaluation.prompting import TEMPLATES, judged_part, load_prompt_file
+from pgrpo_ray.evaluation.summary import summarise
 from pgrpo_ray.jobs.comparison import compare
 from pgrpo_ray.types import Problem, StdinCase, TestStyle
 
@@ -106,7 +107,7 @@ def rows(*samples, tokens=10):
 
 
 def test_one_sample_a_problem_gets_wilsons_interval():
-    summary = results.summarise(rows(("a", "", True), ("b", "", False), ("c", "", True)), [1], 0)
+    summary = summarise(rows(("a", "", True), ("b", "", False), ("c", "", True)), [1], 0)
     share = summary["pass_at_k"]["1"]
     assert (share["value"], share["interval"], share["num_problems"]) == (2 / 3, "wilson", 3)
     assert (share["low"], share["high"]) == pytest.approx((0.2077, 0.9385), abs=5e-5)  # by the formula, by hand
@@ -117,7 +118,7 @@ def test_one_sample_a_problem_gets_wilsons_interval():
 
 def test_several_samples_and_difficulties():
     table = rows(("a", "easy", True), ("a", "easy", False), ("b", "hard", False), ("b", "hard", False))
-    summary = results.summarise(table, [1, 2], 0)
+    summary = summarise(table, [1, 2], 0)
     assert summary["pass_at_k"]["1"]["value"] == 0.25
     assert summary["pass_at_k"]["1"]["interval"] == "bootstrap"
     assert summary["pass_at_k"]["2"]["value"] == 0.5
@@ -127,13 +128,13 @@ def test_several_samples_and_difficulties():
 
 def test_what_the_machinery_lost_is_in_no_share():
     table = rows(("a", "", True), ("a", "", None), ("b", "", None), ("b", "", None))
-    summary = results.summarise(table, [1, 2], 0)
+    summary = summarise(table, [1, 2], 0)
     assert summary["num_unjudged"] == 3
     assert (summary["pass_at_k"]["1"]["value"], summary["pass_at_k"]["1"]["num_problems"]) == (1.0, 1)
     assert summary["pass_at_k"]["2"]["value"] is None
     assert summary["verdicts"] == {"error": 3, "passed": 1}
     assert summary["mean_response_tokens_failed"] is None
-    summary = results.summarise(rows(("a", "", True), ("a", "", None), ("b", "", False)), [1], 0)
+    summary = summarise(rows(("a", "", True), ("a", "", None), ("b", "", False)), [1], 0)
     assert (summary["mean_response_tokens_passed"], summary["mean_response_tokens_failed"]) == (10, 12)
 
 
