@@ -37,14 +37,6 @@ _NO_IPC = {
     "kernel.msgmni": "0",
     "kernel.sem": "250 32000 32 0",
 }
-_ENVIRONMENT = {
-    "PATH": "/usr/local/bin:/usr/bin:/bin",
-    "LANG": "C.UTF-8",
-    "HOME": "/tmp",
-    "MALLOC_ARENA_MAX": "1",  # else each thread reserves 64 MiB of the address space that is limited
-    # The same program gets the same verdict in every container, even if it prints a set.
-    "PYTHONHASHSEED": "0",
-}
 
 
 def _client(timeout_s: float = 60) -> docker.APIClient:
@@ -70,7 +62,7 @@ class DockerRunner:
                 image,
                 ["python3", *inside.command("container", "/tmp", _FIRST_UID, _NUM_UIDS)],
                 stdin_open=True,  # with detach=False: AttachStdin and StdinOnce, the tie described above
-                environment=_ENVIRONMENT,
+                environment=inside.environment("/tmp"),
                 user="0:0",
                 working_dir="/",
                 network_disabled=True,

@@ -44,13 +44,7 @@ class ProcessRunner:
                 stdin=theirs.fileno(),
                 stdout=theirs.fileno(),
                 stderr=self._stderr,
-                env={
-                    "PATH": "/usr/local/bin:/usr/bin:/bin",
-                    "LANG": "C.UTF-8",
-                    "HOME": self._scratch,
-                    "MALLOC_ARENA_MAX": "1",
-                    "PYTHONHASHSEED": "0",
-                },
+                env=inside.environment(self._scratch),
                 cwd="/",
                 start_new_session=True,  # the trainer's Ctrl-C is not the program's
             )

@@ -47,6 +47,18 @@ def command(mode: str, scratch: str, first_uid: int, num_uids: int) -> list[str]
     return ["-s", "-X", "utf8", "-c", _loader(), mode, scratch, str(first_uid), str(num_uids)]
 
 
+def environment(home: str) -> dict[str, str]:
+    """Return the environment of a warden. Programs see `PATH`, `LANG` and `HOME` of it."""
+    return {
+        "PATH": "/usr/local/bin:/usr/bin:/bin",
+        "LANG": "C.UTF-8",
+        "HOME": home,
+        "MALLOC_ARENA_MAX": "1",  # else each thread reserves 64 MiB of the address space that is limited
+        # The same program gets the same verdict in every place, even if it prints a set.
+        "PYTHONHASHSEED": "0",
+    }
+
+
 @functools.cache
 def _loader() -> str:
     folder = Path(__file__).parent
