@@ -28,7 +28,7 @@ from weight_sync import SHAPES, model_config
 from pgrpo_ray.config import LearnerSection
 from pgrpo_ray.learner.shards import Shards
 from pgrpo_ray.learner.zero3 import Rendezvous, Zero3Engine
-from pgrpo_ray.obs.checkpoints import put_file
+from pgrpo_ray.obs.checkpoint_files import put_file
 
 RESULTS = Path(__file__).resolve().parent / "results"
 REPEATS = 3

@@ -17,7 +17,8 @@ from pgrpo_ray.actors import waits
 from pgrpo_ray.config import CheckpointSection
 from pgrpo_ray.data.run_state import RunState
 from pgrpo_ray.errors import CheckpointError, EnvironmentFault, LostError, PgrpoError
-from pgrpo_ray.obs.checkpoints import STATE, CheckpointStore, FileFacts, put_file
+from pgrpo_ray.obs.checkpoint_files import FileFacts, put_file
+from pgrpo_ray.obs.checkpoints import STATE, CheckpointStore
 
 CHECKPOINT = "checkpoint"
 """Concurrency group of a learner rank's `write_snapshot`, which runs beside its updates."""

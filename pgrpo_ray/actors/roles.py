@@ -334,7 +334,7 @@ class LearnerRole:
     def write_snapshot(self, draft: str) -> tuple[str, Any]:
         """Put the last snapshot into a draft of a checkpoint, beside whatever else this rank does; return name and
         facts of the file. Raises `EnvironmentFault` for a full disk."""
-        from pgrpo_ray.obs.checkpoints import put_file
+        from pgrpo_ray.obs.checkpoint_files import put_file
 
         snapshot = self._snapshot
         del self._snapshot  # a copy of all that this rank holds
@@ -364,7 +364,7 @@ class RecorderRole:
         `groups` and `tables` as in `write`.
         """
         from pgrpo_ray.data import arrow
-        from pgrpo_ray.obs.checkpoints import put_file
+        from pgrpo_ray.obs.checkpoint_files import put_file
 
         whole = _joined(groups, tables)
         return put_file(draft, name, lambda path: arrow.write_ipc(path, whole, {}))
@@ -373,7 +373,7 @@ class RecorderRole:
         """Return (ROLLOUT, VERDICT, scalar, THINKING) table of what `keep` put into a checkpoint."""
         from pgrpo_ray.data import arrow
         from pgrpo_ray.data.scalars import scalar_table
-        from pgrpo_ray.obs.checkpoints import local_copy
+        from pgrpo_ray.obs.checkpoint_files import local_copy
 
         with local_copy(folder, name) as path:
             whole = arrow.read_ipc(path).replace_schema_metadata(None)

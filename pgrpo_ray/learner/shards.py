@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from pgrpo_ray.errors import CheckpointError
-from pgrpo_ray.obs.checkpoints import local_copy
+from pgrpo_ray.obs.checkpoint_files import local_copy
 
 WEIGHTS, MEANS, SQUARES = "fp32", "exp_avg", "exp_avg_sq"
 KINDS = (WEIGHTS, MEANS, SQUARES)

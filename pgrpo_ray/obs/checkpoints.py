@@ -6,9 +6,9 @@
         learner-00000-of-00002.safetensors, ...  what each rank holds (`learner.shards`)
         pending-000.arrow, ...                   rollouts that were done and not yet trained on
 
-The root is a folder, or any URL that fsspec knows (`s3://`, `gs://`): there files are staged on local disk first. On a
-disk a checkpoint grows under another name, is on the disk byte for byte, and then takes its own; object stores know no
-renaming, so there the manifest is written last. Either way a run that is killed leaves the checkpoints that it had.
+The root is a folder or a URL (`checkpoint_files`). On a disk a checkpoint grows under another name, is on the disk byte
+for byte, and then takes its own; object stores know no renaming, so there the manifest is written last. Either way a
+run that is killed leaves the checkpoints that it had.
 
 Owns names, manifests and what is kept. Does not own what is in the files. One process begins, commits and prunes: the
 one that claimed the root last, whose `owner.json` is there. Who finds another's has been replaced, by a resume that
@@ -17,26 +17,24 @@ draft, if the root is storage that they share.
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import re
 import secrets
 import shutil
 import socket
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import fsspec
 from fsspec.implementations.local import LocalFileSystem
 from pydantic import BaseModel, ConfigDict, Field
 
-from pgrpo_ray.errors import CheckpointError, EnvironmentFault, OwnershipError, PgrpoError
-from pgrpo_ray.obs.disk import explain_full_disk, first_free, fsync_folder
+from pgrpo_ray.errors import CheckpointError, OwnershipError
+from pgrpo_ray.obs.checkpoint_files import FileFacts, explain_storage, facts_of, local_copy, open_storage, put_file
+from pgrpo_ray.obs.disk import first_free, fsync_folder
 
 MANIFEST = "manifest.json"
 STATE = "state.json"
@@ -46,15 +44,6 @@ _NAME = re.compile(r"step-\d{6,}")
 OWNER = "owner.json"
 _ME = f"process {os.getpid()} on {socket.gethostname()} ({secrets.token_hex(4)})"
 """This process, as the owner of a root: told to people, and no other process's."""
-
-
-class FileFacts(BaseModel):
-    """What a manifest says of one file."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    bytes: int = Field(ge=0)
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
 class Manifest(BaseModel):
@@ -98,20 +87,20 @@ class CheckpointStore:
 
     def __init__(self, root: str):
         """`root`: a folder or URL; it need not exist. Raises `EnvironmentFault` for a URL that nothing can open."""
-        self._fs, self._path = _open(root)
+        self._fs, self._path = open_storage(root)
         self._local = isinstance(self._fs, LocalFileSystem)
         self.root = self._path if self._local else root.rstrip("/")
 
     def claim(self) -> None:
         """Be the one process that writes here from now on."""
-        with _explained(self.root):
+        with explain_storage(self.root):
             self._fs.makedirs(self._path, exist_ok=True)
             put_file(self.root, OWNER, lambda path: path.write_text(json.dumps({"owner": _ME}), "utf-8"))
 
     def check_owner(self) -> None:
         """Raise `OwnershipError` when another process has claimed the root since; claim one that nobody has."""
         try:
-            with _explained(self.root), local_copy(self.root, OWNER) as path:
+            with explain_storage(self.root), local_copy(self.root, OWNER) as path:
                 owner = json.loads(path.read_text(encoding="utf-8"))["owner"]
         except FileNotFoundError:
             self.claim()
@@ -126,7 +115,7 @@ class CheckpointStore:
 
     def names(self) -> list[str]:
         """Return the names of all checkpoints, whole or damaged, oldest first."""
-        with _explained(self.root):
+        with explain_storage(self.root):
             self._fs.invalidate_cache()
             if not self._fs.exists(self._path):
                 return []
@@ -139,7 +128,7 @@ class CheckpointStore:
     def begin(self, step: int) -> str:
         """Return an empty draft, to be filled by `put_file` and then committed."""
         name = _name_of(step)
-        with _explained(self.root):
+        with explain_storage(self.root):
             if self._local:
                 draft = Path(self._path) / f".{name}.tmp"
                 shutil.rmtree(draft, ignore_errors=True)
@@ -157,10 +146,10 @@ class CheckpointStore:
         """
         manifest = Manifest(format=FORMAT, step=step, value=value, files=dict(files))
         name = _name_of(step)
-        with _explained(self.root):
+        with explain_storage(self.root):
             self._fs.invalidate_cache()
             for file, facts in files.items():
-                _check_size(self._fs, f"{_open(draft)[1]}/{file}", facts)
+                _check_size(self._fs, f"{open_storage(draft)[1]}/{file}", facts)
             put_file(draft, MANIFEST, lambda path: path.write_text(manifest.model_dump_json(indent=1), "utf-8"))
             if self._local:
                 final, old = Path(self._path) / name, Path(self._path) / f".{name}.old"
@@ -177,7 +166,7 @@ class CheckpointStore:
             shutil.rmtree(draft, ignore_errors=True)
         else:
             with contextlib.suppress(Exception):  # what could not be written may not be removed either
-                self._fs.rm(_open(draft)[1], recursive=True)
+                self._fs.rm(open_storage(draft)[1], recursive=True)
 
     def open(self, name: str | None = None) -> Checkpoint:
         """Return the checkpoint of that name, or the newest, after every file was read and compared.
@@ -216,7 +205,7 @@ class CheckpointStore:
         On an object store, which cannot move, only their manifests take another name.
         """
         later = [name for name in self.names() if _step_of(name) > step]
-        with _explained(self.root):
+        with explain_storage(self.root):
             for name in later:
                 if self._local:
                     folder = Path(self._path) / name
@@ -232,7 +221,7 @@ class CheckpointStore:
         names = self.names()
         best = self._best(names, highest=highest)
         removed = [name for name in names[:-keep] if name != best]
-        with _explained(self.root):
+        with explain_storage(self.root):
             for name in removed:
                 self._remove(name)
         return removed
@@ -261,7 +250,7 @@ class CheckpointStore:
     def _manifest(self, name: str) -> Manifest:
         where = f"{self.root}/{name}"
         try:
-            with _explained(self.root), local_copy(where, MANIFEST) as path:
+            with explain_storage(self.root), local_copy(where, MANIFEST) as path:
                 manifest = Manifest.model_validate_json(path.read_bytes())
         except FileNotFoundError as error:
             raise CheckpointError(f"{where} has no {MANIFEST}, so it is not whole.") from error
@@ -282,7 +271,7 @@ class CheckpointStore:
         manifest, folder = self._manifest(name), f"{self.root}/{name}"
         for file, facts in manifest.files.items():
             try:
-                with _explained(self.root), local_copy(folder, file) as path:
+                with explain_storage(self.root), local_copy(folder, file) as path:
                     found = facts_of(path)
             except FileNotFoundError as error:
                 raise CheckpointError(f"{folder}/{file} is missing.") from error
@@ -296,7 +285,7 @@ class CheckpointStore:
     def tidy(self) -> None:
         """Undo what a process left that was killed while it wrote or pruned; for who holds the run's name."""
         if not self._local:
-            with _explained(self.root):
+            with explain_storage(self.root):
                 self._fs.invalidate_cache()
                 for path in self._fs.ls(self._path, detail=False) if self._fs.exists(self._path) else []:
                     manifest = f"{path.rstrip('/')}/{MANIFEST}"
@@ -304,7 +293,7 @@ class CheckpointStore:
                     if _NAME.fullmatch(Path(path).name) and not kept:
                         self._fs.rm(path, recursive=True)
             return
-        with _explained(self.root):
+        with explain_storage(self.root):
             for left in Path(self._path).glob(".step-*.old"):
                 name = left.name[1 : -len(".old")]
                 final, draft = left.with_name(name), left.with_name(f".{name}.tmp")
@@ -316,77 +305,8 @@ class CheckpointStore:
                 shutil.rmtree(left, ignore_errors=True)
 
 
-def put_file(folder: str, name: str, write: Callable[[Path], Any]) -> tuple[str, FileFacts]:
-    """Have `write` make the file `name`, and bring it into a draft; return it with its facts once it is safe there.
-
-    Raises `EnvironmentFault` for a full disk.
-    """
-    fs, path = _open(folder)
-    with _explained(folder):
-        if isinstance(fs, LocalFileSystem):
-            target = Path(path) / name
-            write(target)
-            with target.open("rb") as file:
-                os.fsync(file.fileno())
-            return name, facts_of(target)
-        with tempfile.TemporaryDirectory(prefix="pgrpo-checkpoint-") as stage:
-            staged = Path(stage) / name
-            write(staged)
-            facts = facts_of(staged)
-            fs.put_file(str(staged), f"{path}/{name}")
-            return name, facts
-
-
-@contextlib.contextmanager
-def local_copy(folder: str, name: str) -> Iterator[Path]:
-    """A checkpoint's file as one on this machine: itself, or a copy for the length of the block. Raises `OSError`."""
-    fs, path = _open(folder)
-    if isinstance(fs, LocalFileSystem):
-        yield Path(path) / name
-        return
-    with tempfile.TemporaryDirectory(prefix="pgrpo-checkpoint-") as stage:
-        copy = Path(stage) / name
-        fs.get_file(f"{path}/{name}", str(copy))
-        yield copy
-
-
-def facts_of(path: Path) -> FileFacts:
-    """Read a file; return its size and hash."""
-    with path.open("rb") as file:
-        return FileFacts(sha256=hashlib.file_digest(file, "sha256").hexdigest(), bytes=file.tell())
-
-
 def _superseded(folder: Path, number: int) -> Path:
     return folder.with_name(f"{folder.name}.superseded.{number}")
-
-
-def _open(root: str) -> tuple[Any, str]:
-    try:
-        found: tuple[Any, str] = fsspec.core.url_to_fs(root)
-        return found
-    except (ImportError, ValueError) as error:
-        raise EnvironmentFault(
-            f"checkpoint.dir: {root} cannot be opened: {error}. Give a folder, or install what fsspec needs for this "
-            "kind of URL (s3fs for s3://, gcsfs for gs://)."
-        ) from error
-
-
-@contextlib.contextmanager
-def _explained(root: str) -> Iterator[None]:
-    """Turn what a disk or an object store raises into an `EnvironmentFault`, but for a file that is not there."""
-    try:
-        with explain_full_disk(root):
-            yield
-    except EnvironmentFault as error:
-        if isinstance(error.__cause__, FileNotFoundError):
-            raise error.__cause__ from None
-        raise
-    except (PgrpoError, ValueError):
-        raise
-    except Exception as error:  # clients of object stores raise errors of their own
-        if "://" not in root:
-            raise
-        raise EnvironmentFault(f"{root}: {type(error).__name__}: {error}") from error
 
 
 def _check_size(fs: Any, path: str, facts: FileFacts) -> None:

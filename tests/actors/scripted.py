@@ -31,7 +31,7 @@ from pgrpo_ray.data.padding import TokenRows
 from pgrpo_ray.data.scalars import scalar_table, thinking_table
 from pgrpo_ray.driver import Driver
 from pgrpo_ray.errors import EnvironmentFault, WeightSyncError
-from pgrpo_ray.obs.checkpoints import put_file
+from pgrpo_ray.obs.checkpoint_files import put_file
 from pgrpo_ray.obs.display import Display
 from pgrpo_ray.obs.run_log import RunLog
 from pgrpo_ray.types import CallCase, Judgement, Problem, TestStyle, Verdict

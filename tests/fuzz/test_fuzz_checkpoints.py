@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from pgrpo_ray.data.run_state import OpenDemand, OpenRequest, RunState, SavedEstimate, read_state
 from pgrpo_ray.errors import CheckpointError
 from pgrpo_ray.learner.shards import KINDS, About, Shards, Snapshot
-from pgrpo_ray.obs.checkpoints import MANIFEST, STATE, CheckpointStore, facts_of, put_file
+from pgrpo_ray.obs.checkpoint_files import facts_of, put_file
+from pgrpo_ray.obs.checkpoints import MANIFEST, STATE, CheckpointStore
 
 REQUEST = OpenRequest(number=3, problem_id="p", seed=7, epoch=0, step=1)
 RUN_STATE = RunState(

@@ -44,7 +44,7 @@ class Rank:
         return taken
 
     def save(self, folder):
-        from pgrpo_ray.obs.checkpoints import put_file
+        from pgrpo_ray.obs.checkpoint_files import put_file
 
         snapshot = self.engine.snapshot()
         return put_file(folder, snapshot.file_name, snapshot.write)

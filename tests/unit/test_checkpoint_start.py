@@ -10,7 +10,8 @@ from rich.console import Console
 from pgrpo_ray import launch
 from pgrpo_ray.config import parse
 from pgrpo_ray.errors import ConfigError, EnvironmentFault
-from pgrpo_ray.obs.checkpoints import STATE, CheckpointStore, put_file
+from pgrpo_ray.obs.checkpoint_files import put_file
+from pgrpo_ray.obs.checkpoints import STATE, CheckpointStore
 from pgrpo_ray.preflight.disk import check_checkpoint_room, check_disk
 from pgrpo_ray.preflight.models import ModelFacts
 

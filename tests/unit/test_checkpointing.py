@@ -8,7 +8,8 @@ from pgrpo_ray.actors import waits
 from pgrpo_ray.actors.checkpointing import Checkpointer
 from pgrpo_ray.config import CheckpointSection
 from pgrpo_ray.errors import EnvironmentFault, OwnershipError
-from pgrpo_ray.obs.checkpoints import STATE, CheckpointStore, put_file
+from pgrpo_ray.obs.checkpoint_files import put_file
+from pgrpo_ray.obs.checkpoints import STATE, CheckpointStore
 
 HICCUP, TAKEN = EnvironmentFault("the storage does not answer"), OwnershipError("taken over by process 7")
 

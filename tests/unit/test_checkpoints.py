@@ -13,7 +13,8 @@ from safetensors import SafetensorError
 from pgrpo_ray.errors import CheckpointError, EnvironmentFault, OwnershipError
 from pgrpo_ray.learner import shards
 from pgrpo_ray.obs import checkpoints
-from pgrpo_ray.obs.checkpoints import MANIFEST, STATE, CheckpointStore, local_copy, put_file
+from pgrpo_ray.obs.checkpoint_files import local_copy, put_file
+from pgrpo_ray.obs.checkpoints import MANIFEST, STATE, CheckpointStore
 
 
 @pytest.fixture(scope="module")
