@@ -219,18 +219,15 @@ class CheckpointStore:
     def prune(self, keep: int, *, highest: bool) -> list[str]:
         """Remove all but the last `keep` and the best by value; return what was removed."""
         names = self.names()
-        best = self._best(names, highest=highest)
+        best = self.best(names, highest=highest)
         removed = [name for name in names[:-keep] if name != best]
         with explain_storage(self.root):
             for name in removed:
                 self._remove(name)
         return removed
 
-    def best(self, *, highest: bool = True) -> str | None:
-        """Return the name of the best by value; None where no checkpoint has one."""
-        return self._best(self.names(), highest=highest)
-
-    def _best(self, names: list[str], *, highest: bool) -> str | None:
+    def best(self, names: list[str], *, highest: bool) -> str | None:
+        """Return the best of `names` by value, of equals the later; None where none has a value."""
         values = {}
         for name in names:
             with contextlib.suppress(CheckpointError):

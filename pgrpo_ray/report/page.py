@@ -9,8 +9,8 @@ import base64
 import gzip
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -20,7 +20,7 @@ from pgrpo_ray.data.recorded_run import RecordedRun
 from pgrpo_ray.errors import DataError, EnvironmentFault
 from pgrpo_ray.obs import pages
 from pgrpo_ray.obs.disk import check_out, whole_file
-from pgrpo_ray.report.browser_data import Block, columns_block, select, text_blocks
+from pgrpo_ray.report.browser_data import Selection, columns_block, select, text_blocks
 from pgrpo_ray.report.charts import Chart, ReportedRun, build_charts
 from pgrpo_ray.report.facts import facts, settings
 from pgrpo_ray.report.figures import COLOURS, write_figures
@@ -39,15 +39,19 @@ def write_report(folders: Sequence[Path], out: Path, png: Path | None, max_rollo
     runs = open_runs(folders)
     check_out(out)
     charts = build_charts(runs)
+    selections = [select(run.places, max_rollouts) for run in runs]
+    notes = [
+        left_out(run, selection) for run, selection in zip(runs, selections, strict=True) if selection.num_left_out
+    ]
     try:
         with whole_file(out) as file:
-            for piece in render(runs, charts, max_rollouts):
+            for piece in render(runs, charts, selections, notes):
                 # Names of folders may hold bytes that are no UTF-8.
                 file.write(piece.encode(errors="replace").decode())
     except OSError as error:
         raise EnvironmentFault(f"--out {out}: cannot be written: {error.strerror}. Name another file.") from error
-    for line in left_out(runs, max_rollouts):
-        console.print(escape(line), style="yellow", highlight=False, soft_wrap=True)
+    for note in notes:
+        console.print(escape(note), style="yellow", highlight=False, soft_wrap=True)
     console.print(escape(f"open {out} in a browser"), highlight=False, soft_wrap=True)
     if png is not None:
         files = write_figures(charts, png, len(runs))
@@ -66,34 +70,24 @@ def open_runs(folders: Sequence[Path]) -> list[ReportedRun]:
     return [ReportedRun(run, run.name if unique else str(run.folder)) for run in recorded]
 
 
-def left_out(runs: Sequence[ReportedRun], max_rollouts: int) -> list[str]:
-    """Return what the browser of rollouts does not hold, a sentence a run."""
-    found = []
-    for run in runs:
-        selection = select(run.places, max_rollouts)
-        if selection.num_left_out:
-            found.append(
-                f"{run.label}: {selection.num_rollouts:,} of its {selection.num_rollouts + selection.num_left_out:,} "
-                "rollouts can be browsed, whole groups evenly over its steps; curves count all. --max-rollouts N holds "
-                "more."
-            )
-    return found
+def left_out(run: ReportedRun, selection: Selection) -> str:
+    """Return a sentence on what of the run the browser of rollouts does not hold."""
+    return (
+        f"{run.label}: {selection.num_rollouts:,} of its {selection.num_rollouts + selection.num_left_out:,} rollouts "
+        "can be browsed, whole groups evenly over its steps; curves count all. --max-rollouts N holds more."
+    )
 
 
-def render(runs: Sequence[ReportedRun], charts: Sequence[Chart], max_rollouts: int) -> Iterator[str]:
-    """Yield the page piece by piece, so that it need not fit into memory."""
+def render(
+    runs: Sequence[ReportedRun], charts: Sequence[Chart], selections: Sequence[Selection], notes: Sequence[str]
+) -> Iterator[str]:
+    """Yield the page piece by piece, so that it need not fit into memory. `notes`: what it leaves out."""
     from plotly.offline import get_plotlyjs
 
     plotly = get_plotlyjs()
     script = "\n".join((TEMPLATES / name).read_text(encoding="utf-8") for name in _SCRIPTS)
     script = f'"use strict";\n(() => {{\n{script}\n}})();\n'
-    selections = [select(run.places, max_rollouts) for run in runs]
-    columns = [columns_block(at, run.places, selections[at]) for at, run in enumerate(runs)]
-
-    def texts() -> Iterator[Block]:
-        for at, run in enumerate(runs):
-            yield from text_blocks(at, run.run, run.places, selections[at])
-
+    data = {"runs": [run.label for run in runs], "charts": [asdict(chart) for chart in charts], "colours": COLOURS}
     yield from (
         pages.environment(TEMPLATES)
         .get_template("report.html")
@@ -103,21 +97,15 @@ def render(runs: Sequence[ReportedRun], charts: Sequence[Chart], max_rollouts: i
             facts=facts(runs),
             settings=settings(runs),
             signs=[(run.label, findings_of(run.run)) for run in runs],
-            left_out=left_out(runs, max_rollouts),
+            left_out=notes,
             policy=" ".join((pages.script_source(script), pages.script_source(plotly))),
             style=(TEMPLATES / "report.css").read_text(encoding="utf-8"),
-            data=pages.in_script(_page_data(runs, charts)),
-            columns=columns,
+            data=pages.in_script(data),
+            columns=[columns_block(at, run.places, selections[at]) for at, run in enumerate(runs)],
             script=script,
             plotly=base64.b64encode(gzip.compress(plotly.encode(), mtime=0)).decode("ascii"),
-            texts=texts(),
+            texts=chain.from_iterable(
+                text_blocks(at, run.run, run.places, selections[at]) for at, run in enumerate(runs)
+            ),
         )
     )
-
-
-def _page_data(runs: Sequence[ReportedRun], charts: Sequence[Chart]) -> dict[str, Any]:
-    return {
-        "runs": [run.label for run in runs],
-        "charts": [asdict(chart) for chart in charts],
-        "colours": COLOURS,
-    }

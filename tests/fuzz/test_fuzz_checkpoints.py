@@ -61,7 +61,7 @@ def read(data: bytes) -> None:
         return
     assert {name: facts_of(folder / name) for name in checkpoint.manifest.files} == checkpoint.manifest.files
     assert read_state(checkpoint) == RUN_STATE
-    STORE.best()
+    STORE.best(STORE.names(), highest=True)
 
 
 @fuzz(200)

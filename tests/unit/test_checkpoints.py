@@ -160,7 +160,7 @@ def test_the_last_and_the_best_are_kept(root):
     store = CheckpointStore(root)
     for step, value in ((1, 0.2), (2, 0.9), (3, None), (4, 0.9), (5, 0.1), (6, 0.3), (7, None)):
         make(store, step, value)
-    assert store.best() == "step-000004"  # of equals the later
+    assert store.best(store.names(), highest=True) == "step-000004"  # of equals the later
     assert store.prune(2, highest=True) == [f"step-{step:06d}" for step in (1, 2, 3, 5)]
     assert store.names() == ["step-000004", "step-000006", "step-000007"]
     assert store.prune(1, highest=False) == ["step-000004"]
