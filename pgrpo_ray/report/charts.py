@@ -3,67 +3,15 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, Literal
 
-from pgrpo_ray.data.recorded_run import RecordedRun
-from pgrpo_ray.errors import DataError
-from pgrpo_ray.report.aggregates import Estimate, heldout_pass_at_1, step_estimates
-from pgrpo_ray.report.rows import Place, read_places
+from pgrpo_ray.report.runs import ReportedRun
 from pgrpo_ray.types import Verdict
 
 NO_PROGRAM = "no_program"
 """Share of rollouts without a verdict, as their format is wrong: beside the verdicts, so that all add up to 1."""
 SHARE, SECONDS, TOKENS, NATS = "share", "seconds", "tokens", "nats"
 """Units of vertical axes; a share is shown as percent."""
-
-
-class ReportedRun:
-    """A run and what is reckoned from its rollouts, once."""
-
-    def __init__(self, run: RecordedRun, label: str):
-        """`label`: what the report calls it. Raises `DataError` where there is nothing to report."""
-        self.run, self.label = run, label
-        if not run.metrics:
-            raise DataError(
-                "has no steps to report yet: its metrics.jsonl is absent or empty. Wait for the first step, or give "
-                "another run.",
-                str(run.folder),
-            )
-
-    @cached_property
-    def places(self) -> list[Place]:
-        """Scalar columns of all rollouts."""
-        return read_places(self.run)
-
-    @property
-    def seed(self) -> int:
-        """Of the run, which its intervals are drawn by too."""
-        return int(self.run.config_values.get("run", {}).get("seed") or 0)
-
-    @cached_property
-    def estimates(self) -> dict[int, dict[str, Estimate]]:
-        """Step -> numbers with intervals, where the step's rollouts are there."""
-        return {place.step: step_estimates(place, self.seed) for place in self.places if place.kind == "training"}
-
-    @cached_property
-    def heldout(self) -> dict[int, Estimate]:
-        """Step -> pass@1 on held-out problems after it, 0 before the first; NaN for ends that nobody knows."""
-        nan = math.nan
-        found = {
-            line["step"]: Estimate(value, nan, nan)
-            for line in self.run.metrics
-            if (value := line.get("heldout_pass_at_1")) is not None
-        }
-        summary = self.run.summary or {}
-        for name, step in (("before", 0), ("after", self.run.metrics[-1]["step"])):
-            value, low, high = (summary.get(f"pass_at_1_{name}{end}") for end in ("", "_low", "_high"))
-            if value is not None and low is not None and high is not None:
-                found[step] = Estimate(value, low, high)
-        for place in self.places:
-            if place.kind == "heldout" and (estimate := heldout_pass_at_1(place, self.seed)):
-                found[place.step] = estimate
-        return dict(sorted(found.items()))
 
 
 @dataclass(frozen=True)

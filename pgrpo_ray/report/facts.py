@@ -7,8 +7,8 @@ from typing import Any
 
 from pgrpo_ray.config import RunConfig
 from pgrpo_ray.report.aggregates import Estimate, difference
-from pgrpo_ray.report.charts import ReportedRun
 from pgrpo_ray.report.rows import Place
+from pgrpo_ray.report.runs import ReportedRun
 
 UNKNOWN = "unknown"
 ABSENT = "absent"

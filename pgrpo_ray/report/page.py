@@ -16,14 +16,14 @@ from rich.console import Console
 from rich.markup import escape
 
 from pgrpo_ray.data.recorded_findings import findings_of
-from pgrpo_ray.data.recorded_run import RecordedRun
-from pgrpo_ray.errors import DataError, EnvironmentFault
+from pgrpo_ray.errors import EnvironmentFault
 from pgrpo_ray.obs import pages
 from pgrpo_ray.obs.disk import check_out, whole_file
 from pgrpo_ray.report.browser_data import Selection, columns_block, select, text_blocks
-from pgrpo_ray.report.charts import Chart, ReportedRun, build_charts
+from pgrpo_ray.report.charts import Chart, build_charts
 from pgrpo_ray.report.facts import facts, settings
 from pgrpo_ray.report.figures import COLOURS, write_figures
+from pgrpo_ray.report.runs import ReportedRun, open_runs
 
 TEMPLATES = Path(__file__).parent / "templates"
 _SCRIPTS = ("data.js", "highlight.js", "curves.js", "rollouts.js", "detail.js", "start.js")
@@ -56,18 +56,6 @@ def write_report(folders: Sequence[Path], out: Path, png: Path | None, max_rollo
     if png is not None:
         files = write_figures(charts, png, len(runs))
         console.print(escape(f"{len(files)} plots in {png}"), highlight=False, soft_wrap=True)
-
-
-def open_runs(folders: Sequence[Path]) -> list[ReportedRun]:
-    """Return the runs, each under a name that no other has. Raises `DataError`."""
-    recorded = [RecordedRun(folder) for folder in folders]
-    resolved = [run.folder.resolve() for run in recorded]
-    if len(set(resolved)) < len(resolved):
-        twice = next(folder for folder in resolved if resolved.count(folder) > 1)
-        raise DataError("is given twice. Give each run once.", str(twice))
-    names = [run.name for run in recorded]
-    unique = len(set(names)) == len(names)
-    return [ReportedRun(run, run.name if unique else str(run.folder)) for run in recorded]
 
 
 def left_out(run: ReportedRun, selection: Selection) -> str:

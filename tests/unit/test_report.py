@@ -21,10 +21,11 @@ from pgrpo_ray.data.recorded_run import RecordedRun, group_starts
 from pgrpo_ray.errors import DataError
 from pgrpo_ray.obs.metrics import batch_metrics
 from pgrpo_ray.report import aggregates, browser_data
-from pgrpo_ray.report.charts import ReportedRun, build_charts
+from pgrpo_ray.report.charts import build_charts
 from pgrpo_ray.report.facts import facts, settings
 from pgrpo_ray.report.figures import write_figures
-from pgrpo_ray.report.page import open_runs, write_report
+from pgrpo_ray.report.page import write_report
+from pgrpo_ray.report.runs import ReportedRun, open_runs
 
 PASSER = {"reward": 2.5, "reward_format": 1, "reward_outcome": 1, "reward_thinking": 0.5, "thinking_reward": 0.5}
 FAILER = {"verdict": "wrong_answer", "reward": 1, "reward_format": 1, "thinking_reward": 0.25, "detail": "case 0"}
