@@ -45,7 +45,7 @@ def render(pairs: Sequence[ReasoningPair], title: str, seed: int) -> str:
             data=pages.in_script({"key": key, "pairs": data}),
             script=script,
             style=(TEMPLATES / "review.css").read_text(encoding="utf-8"),
-            script_source=pages.script_source(script),
+            policy=pages.policy(script),
         )
     )
 

@@ -2,7 +2,8 @@
 
 What every page does with text of models: it stands in script elements that nothing executes, escaped so that none can
 end one, and is put on screen as text only. A page's own scripts are admitted by their hash; a content security policy
-forbids everything else, so even a text that broke out could load and run nothing.
+forbids everything else, so even a text that broke out could load and run nothing. `templates/page.html` has head and
+policy of all pages; each extends it.
 """
 
 import base64
@@ -15,8 +16,9 @@ import jinja2
 
 
 def environment(folder: Path) -> jinja2.Environment:
-    """Return the templates of a folder: values are escaped, and one that is missing is an error."""
-    return jinja2.Environment(loader=jinja2.FileSystemLoader(folder), autoescape=True, undefined=jinja2.StrictUndefined)
+    """Return the templates of a folder, beside `page.html`: values are escaped, and one that is missing is an error."""
+    loader = jinja2.FileSystemLoader([folder, Path(__file__).parent / "templates"])
+    return jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
 
 
 def in_script(value: Any) -> str:
@@ -25,6 +27,7 @@ def in_script(value: Any) -> str:
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
-def script_source(script: str) -> str:
-    """Return the source by which a content security policy admits `script` and no other."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+def policy(*scripts: str) -> str:
+    """Return the sources by which a content security policy admits these scripts and no other."""
+    hashes = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
+    return " ".join(f"'sha256-{one}'" for one in hashes)

@@ -86,7 +86,7 @@ def render(
             settings=settings(runs),
             signs=[(run.label, findings_of(run.run)) for run in runs],
             left_out=notes,
-            policy=" ".join((pages.script_source(script), pages.script_source(plotly))),
+            policy=pages.policy(script, plotly),
             style=(TEMPLATES / "report.css").read_text(encoding="utf-8"),
             data=pages.in_script(data),
             columns=[columns_block(at, run.places, selections[at]) for at, run in enumerate(runs)],
