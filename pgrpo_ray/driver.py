@@ -44,7 +44,8 @@ from pgrpo_ray.actors.arrivals import Repeats
 from pgrpo_ray.actors.backlog import EVALUATION, Backlog, tokens_and_verdicts
 from pgrpo_ray.actors.batch import Batch, reward_groups
 from pgrpo_ray.actors.checkpointing import Checkpointer
-from pgrpo_ray.actors.group_flow import GroupFlow, Shipment, in_order, places_of
+from pgrpo_ray.actors.demands import Shipment, in_order, places_of
+from pgrpo_ray.actors.group_flow import GroupFlow
 from pgrpo_ray.actors.run_metrics import RunMetrics
 from pgrpo_ray.actors.spawn import Fleet
 from pgrpo_ray.actors.supervision import Supervisor

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from pgrpo_ray.actors.batch import reward_groups
-from pgrpo_ray.actors.group_flow import Demand, Group, Shipment, places_of
+from pgrpo_ray.actors.demands import Demand, Group, Shipment, places_of
 from pgrpo_ray.actors.pools import Judging
 from pgrpo_ray.actors.roles import RecorderRole
 from pgrpo_ray.actors.scoring import GroupScorer, Scoring

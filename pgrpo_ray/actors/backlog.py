@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from pgrpo_ray.actors.group_flow import Demand, Group, GroupFlow, Shipment, in_order, outstanding, places_of
+from pgrpo_ray.actors.demands import Demand, Group, Shipment, in_order, outstanding, places_of
+from pgrpo_ray.actors.group_flow import GroupFlow
 from pgrpo_ray.actors.pools import Judging
 from pgrpo_ray.actors.scoring import Scoring
 from pgrpo_ray.config import RunConfig, derive

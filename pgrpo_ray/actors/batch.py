@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from pgrpo_ray.actors.group_flow import Group, Shipment, in_order, places_of
+from pgrpo_ray.actors.demands import Group, Shipment, in_order, places_of
 from pgrpo_ray.algo.advantages import variance_shares
 from pgrpo_ray.algo.rewarding import Arm, alive_groups, reward_batch, signals_of
 from pgrpo_ray.algo.rewards import Signals

@@ -24,7 +24,7 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM
 
 from pgrpo_ray import launch
-from pgrpo_ray.actors.group_flow import Demand, Group, Shipment
+from pgrpo_ray.actors.demands import Demand, Group, Shipment
 from pgrpo_ray.actors.spawn import fleet, ray_session
 from pgrpo_ray.actors.tokenizers import check_tokenizers
 from pgrpo_ray.config import RunConfig, StarterSection, load
