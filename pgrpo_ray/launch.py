@@ -18,7 +18,8 @@ from rich.markup import escape
 
 from pgrpo_ray import __version__
 from pgrpo_ray.actors.cluster import offers
-from pgrpo_ray.actors.spawn import Fleet, Models, check_room, fleet, ray_session
+from pgrpo_ray.actors.reservation import check_room, ray_session
+from pgrpo_ray.actors.spawn import Fleet, Models, fleet
 from pgrpo_ray.actors.supervision import rest_s
 from pgrpo_ray.actors.tokenizers import check_tokenizers
 from pgrpo_ray.config import STARTER, RunConfig, placement

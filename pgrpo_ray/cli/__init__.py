@@ -151,7 +151,7 @@ def check(
 
 def _offers(config: configuration.RunConfig) -> dict[str, dict[str, float]]:
     """Return what the nodes of a run's cluster offer. Raises `EnvironmentFault` where they cannot hold it."""
-    from pgrpo_ray.actors import cluster, spawn
+    from pgrpo_ray.actors import cluster, reservation
 
     if config.cluster.address == "local":
         raise ConfigError(
@@ -159,7 +159,7 @@ def _offers(config: configuration.RunConfig) -> dict[str, dict[str, float]]:
             "nodes, or its address.",
             path="cluster.address",
         )
-    with spawn.ray_session(config):
+    with reservation.ray_session(config):
         return cluster.offers()
 
 

@@ -3,7 +3,7 @@
 The whole vocabulary: what each process takes (`rollout.gpus_per_worker`, `learner.threads_per_rank` and their like),
 `cluster.colocate` (a learner rank and a rollout worker are one bundle and share a GPU), `cluster.pinned` (roles that go
 only where Ray's resource of their name is offered) and `sandbox.placement` (which of the nodes that offer `sandbox` get
-an execution pool, which takes no CPU that Ray counts). `actors.spawn` makes placement groups of the same bundles.
+an execution pool, which takes no CPU that Ray counts). `actors.reservation` makes placement groups of the same bundles.
 """
 
 from collections import Counter

@@ -272,8 +272,8 @@ def _solve(plan: Plan, folder: Path, kind: str, display: Display) -> None:
         return
     if len(missing) < len(plan.items):
         display.note(f"{len(plan.items) - len(missing)} of {len(plan.items)} problems are judged already")
+    from pgrpo_ray.actors.reservation import ray_session
     from pgrpo_ray.actors.sampling import sampling_fleet
-    from pgrpo_ray.actors.spawn import ray_session
 
     problems = [item.problem for item in missing]
     display.stage("starting Ray, the model and the sandbox" if plan.model else "starting Ray and the sandbox")

@@ -108,8 +108,8 @@ def sample_all(
     if not missing:
         return paths
     requests = _requests(config, model, problems)
+    from pgrpo_ray.actors.reservation import ray_session
     from pgrpo_ray.actors.sampling import judged_groups, sampling_fleet
-    from pgrpo_ray.actors.spawn import ray_session
 
     with ray_session(run), interruptible(), sampling_fleet(run, model, kind, problems) as fleet:
         for number in missing:

@@ -10,11 +10,12 @@ from ray.cluster_utils import Cluster
 from ray.util.placement_group import placement_group, placement_group_table
 
 from pgrpo_ray.actors import cluster as cluster_module
-from pgrpo_ray.actors import pool_metrics, spawn
+from pgrpo_ray.actors import pool_metrics, reservation, spawn
 from pgrpo_ray.actors.cluster import start_ray
 from pgrpo_ray.actors.pools import RESOURCE
+from pgrpo_ray.actors.reservation import ray_session
 from pgrpo_ray.actors.roles import ExecutionRole
-from pgrpo_ray.actors.spawn import ray_session, spawn_pools
+from pgrpo_ray.actors.spawn import spawn_pools
 from pgrpo_ray.config import parse
 from pgrpo_ray.config.placement import bundles
 from pgrpo_ray.errors import EnvironmentFault
@@ -60,7 +61,7 @@ def test_a_ray_of_our_own_that_misses_its_time_is_started_once_more(monkeypatch,
 
 
 def test_a_node_whose_resource_another_run_holds_is_named(monkeypatch):
-    monkeypatch.setattr(spawn, "RELEASE_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(reservation, "RELEASE_TIMEOUT_S", 1.0)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 16, "include_dashboard": False})
     try:
         node = cluster.add_node(num_cpus=1, resources={RESOURCE: 1})
@@ -69,10 +70,10 @@ def test_a_node_whose_resource_another_run_holds_is_named(monkeypatch):
             holder = ray.remote(num_cpus=0, resources={RESOURCE: 1})(Holder).remote()
             ray.get(holder.__ray_ready__.remote(), timeout=60)
             with pytest.raises(EnvironmentFault, match=rf"another run .*`sandbox` of .*\({node.node_id[:6]}\)"):
-                spawn._check_free(spawn.check_room(config))
+                reservation.check_free(reservation.check_room(config))
             ray.kill(holder)
-            monkeypatch.setattr(spawn, "RELEASE_TIMEOUT_S", 10.0)
-            spawn._check_free(spawn.check_room(config))
+            monkeypatch.setattr(reservation, "RELEASE_TIMEOUT_S", 10.0)
+            reservation.check_free(reservation.check_room(config))
     finally:
         cluster.shutdown()
 
@@ -157,7 +158,7 @@ def test_rank_and_worker_of_a_pair_share_a_gpu_and_no_other():
             }
         )
         config.check()
-        pairs = spawn._reserve(config)
+        pairs = reservation.reserve(config)
         actors = [*spawn.learner_ranks(config, "m", pairs), *spawn.rollout_workers(config, "m", pairs)]
         visible = [actor.__ray_call__.remote(lambda _: ray.get_gpu_ids()) for actor in actors]
         ranks_and_workers = ray.get(visible, timeout=60)
@@ -186,7 +187,7 @@ def on(nodes, wait_for_nodes_s=0.0, **sections):
 def test_pinned_roles_go_where_they_belong_and_a_second_run_is_told_who_has_the_room(two_nodes):
     config = on(two_nodes, learner={"num_ranks": 2})
     with ray_session(config):
-        group = spawn._reserve(config)
+        group = reservation.reserve(config)
         actors = [*spawn.learner_ranks(config, "m", group), *spawn.rollout_workers(config, "m", group)]
         where = [actor.__ray_call__.remote(lambda _: ray.get_runtime_context().get_node_id()) for actor in actors]
         *ranks, worker = ray.get(where, timeout=60)
@@ -195,7 +196,7 @@ def test_pinned_roles_go_where_they_belong_and_a_second_run_is_told_who_has_the_
         with pytest.raises(
             EnvironmentFault, match=r"no room for 2 x learner \(1 CPU, `learner`\), 1 x rollout .* within"
         ):
-            spawn._reserve(config)
+            reservation.reserve(config)
 
 
 @pytest.fixture
@@ -213,8 +214,8 @@ def test_a_pinned_reward_server_keeps_its_place_from_ranks_and_workers_that_may_
     cluster, marked = one_marked_node
     tree = {"cluster": {"address": cluster.address, "pinned": ["reward"]}, "reward_model": {"threads": 8}}
     with ray_session(config := parse(tree)):
-        with spawn._kept_for_reward(config, "passers"):
-            group = spawn._reserve(config)
+        with reservation.kept_for_reward(config, "passers"):
+            group = reservation.reserve(config)
         where = set(placement_group_table(group)["bundles_to_node_id"].values())
         assert marked.node_id not in where
         replicas = placement_group([dict(bundles(config)[-1].takes)])
@@ -233,8 +234,8 @@ def test_a_node_that_joins_late_is_asked_of_an_autoscaler_and_waited_for(two_nod
         if len(asked) == 2:  # as where the wish of another run has taken the first one's place
             two_nodes.add_node(num_cpus=1, resources={"rollout": 1})
 
-    monkeypatch.setattr(spawn, "request_resources", scale)
+    monkeypatch.setattr(reservation, "request_resources", scale)
     with ray_session(on(two_nodes, wait_for_nodes_s=60.0, rollout={"num_workers": 3})):
-        assert len(spawn.offers()) == 3
+        assert len(reservation.offers()) == 3
     assert [len(bundles) for bundles in asked[:2]] == [7, 7]
     assert asked[-1] == []  # nothing is asked for any more

@@ -25,7 +25,8 @@ from transformers import AutoModelForCausalLM
 
 from pgrpo_ray import launch
 from pgrpo_ray.actors.demands import Demand, Group, Shipment
-from pgrpo_ray.actors.spawn import fleet, ray_session
+from pgrpo_ray.actors.reservation import ray_session
+from pgrpo_ray.actors.spawn import fleet
 from pgrpo_ray.actors.tokenizers import check_tokenizers
 from pgrpo_ray.config import RunConfig, StarterSection, load
 from pgrpo_ray.data import arrow

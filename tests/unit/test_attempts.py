@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from pgrpo_ray import launch
-from pgrpo_ray.actors import spawn
+from pgrpo_ray.actors import reservation
 from pgrpo_ray.config import parse
 from pgrpo_ray.errors import EnvironmentFault, LostError, OwnershipError
 from pgrpo_ray.obs import checkpoints
@@ -124,18 +124,18 @@ def test_room_for_fewer_is_enough_and_none_is_waited_for(monkeypatch):
     )
     learners = {"a": {"CPU": 5, "learner": 1}}
     later = iter([learners, learners, learners | {"b": {"CPU": 1, "rollout": 1}}])
-    monkeypatch.setattr(spawn, "offers", lambda: next(later))
-    monkeypatch.setattr(spawn, "sandbox_nodes", lambda config: ["c"])
+    monkeypatch.setattr(reservation, "offers", lambda: next(later))
+    monkeypatch.setattr(reservation, "sandbox_nodes", lambda config: ["c"])
     wishes = []
-    monkeypatch.setattr(spawn, "request_resources", lambda bundles: wishes.append(len(bundles)))
-    monkeypatch.setattr(spawn, "NODES_PAUSE_S", 0.0)
-    assert spawn.check_room(config, fewer=True) == ["c"]
+    monkeypatch.setattr(reservation, "request_resources", lambda bundles: wishes.append(len(bundles)))
+    monkeypatch.setattr(reservation, "NODES_PAUSE_S", 0.0)
+    assert reservation.check_room(config, fewer=True) == ["c"]
     assert next(later, None) is None
     assert wishes == [10, 10, 0]  # all of them, each time, as another run's wish may have taken its place; then none
-    monkeypatch.setattr(spawn, "offers", lambda: learners)
+    monkeypatch.setattr(reservation, "offers", lambda: learners)
     hasty = config.model_copy(update={"cluster": config.cluster.model_copy(update={"wait_for_nodes_s": 0.0})})
     with pytest.raises(EnvironmentFault, match=r"rollout: 4 times .* the nodes can hold 0\. .*nodes are a: 5 CPU"):
-        spawn.check_room(hasty, fewer=True)
+        reservation.check_room(hasty, fewer=True)
 
 
 @pytest.mark.parametrize(
@@ -150,10 +150,10 @@ def test_room_of_pinned_replicas_is_kept_while_the_others_is_reserved(monkeypatc
         happened.append(("reserved", group.what))
         return group
 
-    monkeypatch.setattr(spawn, "placement_group", placement_group)
-    monkeypatch.setattr(spawn, "remove_placement_group", lambda group: happened.append(("freed", group.what)))
+    monkeypatch.setattr(reservation, "placement_group", placement_group)
+    monkeypatch.setattr(reservation, "remove_placement_group", lambda group: happened.append(("freed", group.what)))
     config = parse({"cluster": {"pinned": pinned}, "reward_model": {"replicas": 2}})
-    with spawn._kept_for_reward(config, scored):
+    with reservation.kept_for_reward(config, scored):
         happened.append("the others")
     replicas = [{"CPU", "reward"}] * 2
     assert happened == ([("reserved", replicas), "the others", ("freed", replicas)] if kept else ["the others"])

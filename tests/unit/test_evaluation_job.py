@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from pgrpo_ray.actors import sampling, spawn
+from pgrpo_ray.actors import reservation, sampling
 from pgrpo_ray.config import load_tree, parse_tree
 from pgrpo_ray.config.evaluation_job import EvaluationConfig
 from pgrpo_ray.data import arrow
@@ -126,7 +126,7 @@ def judging(monkeypatch, tmp_path):
         finally:
             found.pool.close()
 
-    monkeypatch.setattr(spawn, "ray_session", lambda config: contextlib.nullcontext())
+    monkeypatch.setattr(reservation, "ray_session", lambda config: contextlib.nullcontext())
     monkeypatch.setattr(sampling, "sampling_fleet", fleet)
     monkeypatch.setattr(sampling, "judged_tables", found.tables)
     monkeypatch.setattr(sampling, "judged_groups", found.groups)

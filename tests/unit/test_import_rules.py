@@ -34,6 +34,7 @@ ONLY_IN = {
         "actors/pool_metrics.py",
         "actors/pools.py",
         "actors/postmortem.py",
+        "actors/reservation.py",
         "actors/reward_server.py",
         "actors/rm_training.py",
         "actors/run_metrics.py",
