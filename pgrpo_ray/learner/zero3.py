@@ -4,12 +4,8 @@ Owns: the process group, the partitioned model and optimizer, gathering full wei
 Ray. Every method is collective: all ranks call it in the same order, or all of them wait for ever (the driver's
 deadline ends such a wait).
 
-Everything runs over gloo on CPU and over nccl on GPU; nothing else differs but `learner.offload`, which is for GPUs:
-tests hold DeepSpeed to its settings on CPU, where they move nothing; nobody has yet run it on a GPU. The CPU build's
+Everything runs over gloo on CPU and over nccl on GPU; what else differs is in `deepspeed_settings`. The CPU build's
 shared-memory communication op is skipped: it would need a C++ compiler and minutes for no gain at this size.
-
-Precision: in bfloat16 DeepSpeed steps a float32 copy of each weight and rounds that, so that steps far below
-bfloat16's resolution add up; micro-batches' gradients are summed in float32.
 """
 
 import logging
@@ -25,6 +21,7 @@ import torch.distributed as dist
 
 from pgrpo_ray.config import LearnerSection
 from pgrpo_ray.errors import ModelError
+from pgrpo_ray.learner.deepspeed_settings import engine_settings
 from pgrpo_ray.learner.gradient_guard import GradientGuard
 from pgrpo_ray.learner.shards import KINDS, MEANS, SQUARES, WEIGHTS, About, Shards, Snapshot
 
@@ -390,31 +387,3 @@ def _join(rendezvous: Rendezvous, on_gpu: bool) -> None:
     if not on_gpu:
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(dist_backend="nccl" if on_gpu else "gloo", auto_mpi_discovery=False)
-
-
-def engine_settings(dtype: str, section: LearnerSection, frozen: bool = False) -> dict:
-    """Return DeepSpeed's own config for one engine; a `frozen` one has weights alone, and no optimizer to offload."""
-    zero: dict[str, Any] = {
-        "stage": 3,
-        # 0 partitions even small parameters, so that a tiny model takes the same path as a large one.
-        "stage3_param_persistence_threshold": 0,
-    }
-    if section.offload != "none" and not frozen:
-        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
-    if section.offload == "optimizer_and_parameters":
-        zero["offload_param"] = {"device": "cpu", "pin_memory": True}
-    settings = {
-        "train_micro_batch_size_per_gpu": 1,  # demanded, unused: micro-batches are formed by tokens, not rows
-        "managed_gradient_accumulation": False,  # backward() any number of times, then step() once
-        "gradient_clipping": section.max_grad_norm,
-        "zero_allow_untested_optimizer": True,  # torch's own fused AdamW needs no compiled extension
-        # Offloaded it runs on CPU, measured no slower than DeepSpeed's own, which takes minutes to compile.
-        "zero_force_ds_cpu_optimizer": False,
-        "bf16": {"enabled": dtype == "bfloat16"},
-        "zero_optimization": zero,
-        "steps_per_print": 1 << 30,
-    }
-    if dtype == "bfloat16":
-        # Its default, the model's type, rounds the sum of a step's gradients once a micro-batch.
-        settings["data_types"] = {"grad_accum_dtype": "fp32"}
-    return settings

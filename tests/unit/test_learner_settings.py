@@ -4,7 +4,7 @@ import pytest
 
 from pgrpo_ray.config import LearnerSection, parse
 from pgrpo_ray.errors import ConfigError
-from pgrpo_ray.learner.zero3 import engine_settings
+from pgrpo_ray.learner.deepspeed_settings import engine_settings
 
 HOST = {"device": "cpu", "pin_memory": True}
 
