@@ -33,13 +33,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from provenance import origin
+from provenance import RESULTS, origin
 
 from pgrpo_ray.data import arrow
 from pgrpo_ray.data.padding import TOKEN_COLUMNS, VERSION_COLUMNS, TokenRows
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-RESULTS = REPOSITORY / "benchmarks" / "results"
 GROUP, WINDOW = 8, 64
 """Rollouts of a group, groups of a window."""
 PROMPT, SHORTEST, LONGEST = 256, 2000, 16000

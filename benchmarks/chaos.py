@@ -29,8 +29,8 @@ from pathlib import Path
 from typing import Any
 
 import docker
-from live_run import PARTS, REPOSITORY, LiveRun
-from provenance import origin
+from live_run import PARTS, LiveRun
+from provenance import RESULTS, origin
 
 from pgrpo_ray.data.ledger import audit
 from pgrpo_ray.errors import CheckpointError
@@ -200,7 +200,7 @@ def main() -> None:
     parser.add_argument("--harms", type=int, default=18, help="how many: each kind comes before any twice")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cache", type=Path, help="of starters")
-    parser.add_argument("--out", type=Path, default=REPOSITORY / "benchmarks" / "results" / "chaos.json")
+    parser.add_argument("--out", type=Path, default=RESULTS / "chaos.json")
     arguments = parser.parse_args()
     random.seed(arguments.seed)
     names: list[str] = []

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from provenance import origin
+from provenance import RESULTS, origin
 from transformers import AutoModelForCausalLM
 from weight_sync import SHAPES, model_config
 
@@ -30,7 +30,6 @@ from pgrpo_ray.learner.shards import Shards
 from pgrpo_ray.learner.zero3 import Rendezvous, Zero3Engine
 from pgrpo_ray.obs.checkpoint_files import put_file
 
-RESULTS = Path(__file__).resolve().parent / "results"
 REPEATS = 3
 TOKENS = (2, 65)
 """Of a step: so few that what a checkpoint costs shows; a real step takes a thousand times as many."""

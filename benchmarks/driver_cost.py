@@ -29,10 +29,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from provenance import origin
+from provenance import REPOSITORY, RESULTS, origin
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-RESULTS = REPOSITORY / "benchmarks" / "results"
 STEPS = 3
 """Per measurement; the first warms up, the fastest of the others counts."""
 PARTS = {

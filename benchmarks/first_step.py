@@ -20,10 +20,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from provenance import commit, machine
+from provenance import REPOSITORY, RESULTS, commit, machine
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-RESULTS = REPOSITORY / "benchmarks" / "results"
 MARKS = {  # what is over when a line says so
     "starter": re.compile(r"^starter: "),
     "start, and pass@1 before": re.compile(r"^held-out pass@1 before"),

@@ -27,12 +27,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from provenance import commit
+from provenance import REPOSITORY, RESULTS, commit
 
 from pgrpo_ray.algo.rewards import Signals, Term, reward_rule
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-RESULTS = REPOSITORY / "benchmarks" / "results"
 SIZES = {  # width, inner width, layers, heads, key-value heads, vocabulary
     "tiny": (128, 384, 4, 4, 4, 512),
     "0.5B": (896, 4864, 24, 14, 2, 151936),

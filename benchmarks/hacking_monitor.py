@@ -15,13 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
-from provenance import REPOSITORY, origin
+from provenance import RESULTS, origin
 
 from pgrpo_ray.config import MonitorSection
 from pgrpo_ray.obs.hacking import CHECKS, HackingMonitor
 
-RUNS = REPOSITORY / "benchmarks" / "results" / "reward-hacking" / "runs"
-OUT = REPOSITORY / "benchmarks" / "results" / "hacking-monitor.json"
+RUNS = RESULTS / "reward-hacking" / "runs"
+OUT = RESULTS / "hacking-monitor.json"
 HACKED = "brief/linear"
 
 

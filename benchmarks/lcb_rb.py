@@ -21,10 +21,8 @@ import matplotlib
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
-from provenance import origin
+from provenance import REPOSITORY, RESULTS, origin
 
-REPOSITORY = Path(__file__).parents[1]
-RESULTS = REPOSITORY / "benchmarks" / "results"
 LENGTH_BASELINES = ("longer wins", "shorter wins")
 
 

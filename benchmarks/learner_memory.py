@@ -15,22 +15,18 @@ import argparse
 import json
 import math
 import multiprocessing
-import os
-import platform
 import resource
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+from provenance import RESULTS, origin
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
 
-REPOSITORY = Path(__file__).parents[1]
-RESULTS = REPOSITORY / "benchmarks" / "results"
 ARMS = ("plain", "logits", "head")
 TEMPERATURE = 0.7
 ROW = 1024
@@ -60,8 +56,7 @@ def main() -> int:
     result = {
         "question": __doc__.splitlines()[0],
         "command": "python benchmarks/learner_memory.py",
-        "commit": output("git", "rev-parse", "HEAD"),
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()} {platform.release()}",
+        **origin(),
         "device": arguments.device,
         "threads": arguments.threads,
         "cases": cases,
@@ -191,11 +186,6 @@ def plot(cases: list[dict[str, Any]], path: Path) -> None:
     panels[0].legend()
     figure.tight_layout()
     figure.savefig(path, dpi=150)
-
-
-def output(*command: str) -> str:
-    """Return what a command prints."""
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout.strip()
 
 
 if __name__ == "__main__":

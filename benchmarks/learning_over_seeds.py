@@ -17,10 +17,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
-from provenance import origin
-
-REPOSITORY = Path(__file__).parents[1]
-RESULTS = REPOSITORY / "benchmarks" / "results"
+from provenance import REPOSITORY, RESULTS, origin
 
 
 def main() -> int:

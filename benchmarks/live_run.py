@@ -1,7 +1,8 @@
-"""A real run in a process of its own, whose parts can be found and harmed. For `recovery.py` and `chaos.py`.
+"""A real run in a process of its own, whose parts can be found and harmed.
 
 The run is `pgrpo train cluster/local.yaml` with a tiny starter, so that a step takes a second or two; every part is
 real. Parts are found by what Ray writes into their processes' titles, below the run's own process.
+For `recovery.py`, `chaos.py` and `memory.py`.
 """
 
 import contextlib
@@ -15,8 +16,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import psutil
+from provenance import REPOSITORY
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 TINY = "{sft_steps: 60, reward_model_steps: 10, train_problems: 200, heldout_problems: 64}"
 PARTS = {
     "rollout worker": "ray::RolloutRole",

@@ -18,8 +18,8 @@ from pathlib import Path
 from statistics import median
 
 import psutil
-from live_run import PARTS, REPOSITORY, LiveRun
-from provenance import origin
+from live_run import PARTS, LiveRun
+from provenance import RESULTS, origin
 
 SETTINGS = {
     "rollout.prompts_per_step": 4,
@@ -50,7 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--cache", type=Path, help="of starters")
-    parser.add_argument("--out", type=Path, default=REPOSITORY / "benchmarks" / "results")
+    parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     samples: list[tuple[int, dict[str, float]]] = []
     with tempfile.TemporaryDirectory() as folder:

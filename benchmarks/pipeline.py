@@ -30,10 +30,8 @@ from pathlib import Path
 from typing import Any
 
 from driver_cost import NullExecution, NullLearner, NullRecorder, NullReward, NullRollout
-from provenance import origin
+from provenance import REPOSITORY, RESULTS, origin
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-RESULTS = REPOSITORY / "benchmarks" / "results"
 GROUPS, GROUP_SIZE, WORKERS, SLOTS = 16, 4, 2, 4
 STEPS, WARM_UP = 12, 3
 """Of an artificial run. The first fill the pipeline, and while the last ones run nothing is asked for any more: both

@@ -1,4 +1,4 @@
-"""Where figures come from: the commit and the machine that a result file names. Owns nothing else."""
+"""What result files have in common: where they lie, and the commit and machine that each names."""
 
 import os
 import platform
@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+RESULTS = REPOSITORY / "benchmarks" / "results"
 
 
 def origin() -> dict[str, str]:

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import docker
-from live_run import PARTS, REPOSITORY, LiveRun
-from provenance import origin
+from live_run import PARTS, LiveRun
+from provenance import RESULTS, origin
 
 from pgrpo_ray.data.ledger import audit
 from pgrpo_ray.sandbox.runners import LABEL
@@ -89,7 +89,7 @@ def main() -> None:
     everything = ["rollout worker", "execution pool", "container", "reward replica", "recorder", "learner rank"]
     parser.add_argument("--parts", nargs="+", default=everything)
     parser.add_argument("--how", nargs="+", default=["kill", "stop"])
-    parser.add_argument("--out", type=Path, default=REPOSITORY / "benchmarks" / "results" / "recovery.json")
+    parser.add_argument("--out", type=Path, default=RESULTS / "recovery.json")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         run = LiveRun(Path(folder) / "run", [f"{key}={value}" for key, value in SETTINGS.items()])

@@ -22,14 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from playwright.sync_api import Browser, Page, sync_playwright
-from provenance import origin
+from provenance import RESULTS, origin
 from report_run import MadeUpRun
 from rich.console import Console
 
 from pgrpo_ray.data.recorded_run import RecordedRun
 from pgrpo_ray.report.page import write_report
 
-RESULTS = Path(__file__).resolve().parent / "results"
 LOADS = 5
 VIEWS = {"light": (1280, 960), "dark": (1280, 960), "narrow": (390, 844)}
 """Screenshot -> width and height of the window."""

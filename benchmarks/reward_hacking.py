@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
-from provenance import origin
+from provenance import REPOSITORY, origin
 from reward_hacking_facts import count_facts
 from reward_hacking_models import REWARD_MODELS, ensure
 from reward_hacking_report import write_report
@@ -38,7 +38,6 @@ from pgrpo_ray.config import load, parse
 from pgrpo_ray.data.arrow import read_ipc
 from pgrpo_ray.starter.problems import Exercise, read_jsonl
 
-REPOSITORY = Path(__file__).parents[1]
 RESULTS = REPOSITORY / "benchmarks" / "results" / "reward-hacking"
 CONFIG = "cluster/local.yaml"
 GROUPS, SIZE = 32, 8

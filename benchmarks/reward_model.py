@@ -20,7 +20,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
-from provenance import origin
+from provenance import REPOSITORY, RESULTS, origin
 
 from pgrpo_ray.config import load_tree
 from pgrpo_ray.config.rm_training import RewardTrainingConfig
@@ -30,8 +30,6 @@ from pgrpo_ray.starter.artifacts import ensure_starter
 from pgrpo_ray.starter.pairs import make_pairs
 from pgrpo_ray.starter.problems import read_jsonl
 
-REPOSITORY = Path(__file__).parents[1]
-RESULTS = REPOSITORY / "benchmarks" / "results"
 CONFIG = REPOSITORY / "cluster" / "reward-model.yaml"
 SHIPPED, ALONE = "from the proofreader", "pairs alone"
 PAIRS_LEARNING_RATE = 1e-3

@@ -29,8 +29,8 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import httpx
+from provenance import RESULTS
 
-RESULTS = Path(__file__).parent / "results"
 Item = tuple[str, str]
 Ask = Callable[[list[Item]], Awaitable[int]]
 """Sends one request; returns its HTTP status."""

@@ -32,6 +32,7 @@ from typing import Any
 
 import sandbox_fairness
 import sandbox_report
+from provenance import REPOSITORY, RESULTS
 from sandbox_programs import Sample, honest, mixed, plain
 from sandbox_report import ARMS, NAMES, OURS, ROLES, Window
 
@@ -42,7 +43,6 @@ from pgrpo_ray.sandbox.plan import make_request
 from pgrpo_ray.sandbox.pool import ExecutionPool
 from pgrpo_ray.types import Problem, TestStyle
 
-REPOSITORY = Path(__file__).parents[1]
 LABEL = "pgrpo-ray.benchmark"
 
 
@@ -77,7 +77,7 @@ def main() -> int:
 def out_path(arguments: argparse.Namespace) -> Path:
     """Return where results go. A smoke run must not overwrite real ones."""
     name = "sandbox-fairness" if arguments.fairness else "sandbox"
-    folder = Path(tempfile.mkdtemp(prefix="pgrpo-quick-")) if arguments.quick else REPOSITORY / "benchmarks" / "results"
+    folder = Path(tempfile.mkdtemp(prefix="pgrpo-quick-")) if arguments.quick else RESULTS
     if arguments.out is None:
         return folder / name
     return arguments.out.with_name(f"{arguments.out.name}{'-fairness' if arguments.fairness else ''}")

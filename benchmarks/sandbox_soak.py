@@ -22,7 +22,6 @@ import os
 import platform
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
@@ -32,8 +31,8 @@ from contextlib import closing
 from pathlib import Path
 
 import docker
+from provenance import REPOSITORY, RESULTS, commit, machine, output
 
-REPOSITORY = Path(__file__).parents[1]
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests" / "integration")]
 
 from hostile_programs import GAPS, PROGRAMS  # noqa: E402 - found through the line above
@@ -99,7 +98,7 @@ def main() -> int:
     parser.add_argument("--kill-every", type=float, default=3.0, help="seconds between kills, on average; 0 = none")
     parser.add_argument("--process-kills", type=float, default=0.25, help="share that hits a warden's child instead")
     parser.add_argument("--chunk", type=int, default=250, help="programs handed to the pool at once")
-    parser.add_argument("--out", type=Path, default=REPOSITORY / "benchmarks" / "results" / "sandbox-soak")
+    parser.add_argument("--out", type=Path, default=RESULTS / "sandbox-soak")
     arguments = parser.parse_args()
     ensure_image()
     with tempfile.TemporaryDirectory(prefix="pgrpo-soak-") as folder:
@@ -302,9 +301,8 @@ def summarize(arguments, verdicts, wrong, errors, leaks, killed, made, samples, 
     lines = [
         f"command: python benchmarks/sandbox_soak.py {options} --kill-every {arguments.kill_every:g} "
         f"--process-kills {arguments.process_kills:g} --chunk {arguments.chunk}",
-        f"commit: {output('git', 'rev-parse', 'HEAD')}{' with changes' if output('git', 'status', '--short') else ''}",
-        f"machine: {os.cpu_count()} cores, {platform.machine()}, {platform.system()} {platform.release()}, "
-        f"Python {platform.python_version()}, Docker {engine['Version']}",
+        f"commit: {commit()}{' with changes' if output('git', 'status', '--short') else ''}",
+        f"machine: {machine()}, Python {platform.python_version()}, Docker {engine['Version']}",
         f"judged: {judged} programs in {seconds:.0f} s, {judged / seconds:.1f} programs/s on {arguments.slots} slots",
         "verdicts: " + ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common()),
         f"killed from outside: {killed['container']} containers, {killed['process']} processes below a "
@@ -335,11 +333,6 @@ def thinned(rows: list, most: int) -> list:
     """About `most` of `rows`, evenly spaced, the last among them."""
     step = max(1, len(rows) // most)
     return rows[::-1][::step][::-1]
-
-
-def output(*command: str) -> str:
-    """What a command prints; empty outside of a git checkout."""
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False).stdout.strip()
 
 
 if __name__ == "__main__":

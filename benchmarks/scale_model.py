@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import matplotlib
+from provenance import RESULTS
 
 matplotlib.use("Agg")
 import numpy as np
@@ -32,8 +33,6 @@ from scipy.optimize import nnls
 
 from pgrpo_ray.config import load
 from pgrpo_ray.data.arrow import read_ipc
-
-RESULTS = Path(__file__).parent / "results"
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from provenance import origin
+from provenance import REPOSITORY, RESULTS, origin
 
 from pgrpo_ray import launch
 from pgrpo_ray.config import RunConfig, load
@@ -46,8 +46,6 @@ from pgrpo_ray.preflight.disk import cache_folder
 from pgrpo_ray.preflight.problems import encode, load_problem_sets
 from pgrpo_ray.starter.artifacts import StarterPaths, ensure_starter
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-RESULTS = REPOSITORY / "benchmarks" / "results"
 CONFIG = "cluster/local.yaml"
 COMMON = ["algo.reward=outcome_only", "data.heldout_problems=0"]
 TRL = ["trl==1.16.0", "datasets==5.2.0"]

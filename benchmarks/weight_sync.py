@@ -30,15 +30,13 @@ import torch
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
-from provenance import origin
+from provenance import RESULTS, origin
 
 from pgrpo_ray.actors import waits, weight_sync
 from pgrpo_ray.actors.cluster import actor_class, vllm_env
 from pgrpo_ray.actors.roles import LearnerRole, RolloutRole
 from pgrpo_ray.config import RunConfig, parse
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-RESULTS = REPOSITORY / "benchmarks" / "results"
 SHAPES = {  # vocabulary, width, inner width, layers, heads, key-value heads
     "2.5M": (4096, 256, 688, 2, 4, 4),
     "100M": (32000, 768, 2048, 11, 12, 12),
