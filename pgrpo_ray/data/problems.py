@@ -16,8 +16,6 @@ from pgrpo_ray.errors import DataError
 from pgrpo_ray.obs.disk import write_whole
 from pgrpo_ray.types import Problem
 
-__all__ = ["ProblemSampler", "problem_to_json", "save_problems", "split_heldout"]
-
 _SPLIT_STREAM, _EPOCH_STREAM, _MORE_STREAM = 0, 1, 2
 """First word of every seed: the split, the epochs and `more` must not share random numbers."""
 

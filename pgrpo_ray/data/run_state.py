@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pgrpo_ray.data.problems import problem_to_json
+from pgrpo_ray.data.own_format import problem_to_json
 from pgrpo_ray.errors import CheckpointError
 from pgrpo_ray.obs.checkpoints import Checkpoint
 from pgrpo_ray.types import Problem

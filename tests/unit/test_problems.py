@@ -5,7 +5,8 @@ import itertools
 import pytest
 
 from pgrpo_ray.data.loaders import load_problems
-from pgrpo_ray.data.problems import ProblemSampler, problem_to_json, save_problems, split_heldout
+from pgrpo_ray.data.own_format import problem_to_json
+from pgrpo_ray.data.problems import ProblemSampler, save_problems, split_heldout
 from pgrpo_ray.errors import DataError
 from pgrpo_ray.types import AssertCase, CallCase, Limits, Problem, StdinCase, TestStyle
 
