@@ -60,13 +60,6 @@ def term_advantages(
     return parts
 
 
-def group_advantages(
-    rewards: ArrayLike, group_index: ArrayLike, std_floor: float, estimator: Estimator = "grpo"
-) -> np.ndarray:
-    """Return the advantage of each rollout, float64 [N]: `term_advantages` of one term."""
-    return term_advantages({"reward": rewards}, group_index, std_floor, estimator)["reward"]
-
-
 def variance_shares(parts: Mapping[str, np.ndarray]) -> dict[str, float]:
     """Return which share of the advantages' variance each term owns: sum(part * A) / sum(A * A) with A their sum.
 

@@ -8,10 +8,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgrpo_ray.algo.advantages import group_advantages, term_advantages, variance_shares
+from pgrpo_ray.algo.advantages import term_advantages, variance_shares
 from pgrpo_ray.algo.rewards import RULES, Signals, compose
 
 FLOOR = 1e-6
+
+
+def group_advantages(rewards, group_index, std_floor, estimator="grpo"):
+    """The advantage of each rollout where the reward is one term."""
+    return term_advantages({"reward": rewards}, group_index, std_floor, estimator)["reward"]
 
 
 def test_a_group_by_hand_uses_the_sample_standard_deviation():
