@@ -3,7 +3,6 @@
 import email.utils
 import socket
 import time
-from itertools import pairwise
 
 import pytest
 from fake_endpoint import FakeEndpoint, completion
@@ -220,9 +219,8 @@ def test_a_retry_after_beyond_the_deadline_is_not_waited_for():
 
 def test_requests_a_minute_are_bounded_and_evenly_spaced():
     with FakeEndpoint(echo) as endpoint:
-        ask(endpoint, 6, requests_per_minute=600)
-    gaps = [later - earlier for earlier, later in pairwise(sorted(endpoint.times))]
-    assert sum(gaps) >= 0.45  # five gaps of 0.1 s, less what the first request took to arrive
+        ask(endpoint, 11, requests_per_minute=600)
+    assert max(endpoint.times) - min(endpoint.times) >= 0.75  # ten gaps of 0.1 s, less what the first took to arrive
 
 
 def test_more_lanes_than_turns_within_a_deadline_fail_nobody():

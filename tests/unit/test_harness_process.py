@@ -6,10 +6,12 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from pgrpo_ray.errors import SandboxError
+from pgrpo_ray.sandbox.inside.session import Session
 from pgrpo_ray.sandbox.plan import make_request
 from pgrpo_ray.sandbox.pool import ExecutionPool
 from pgrpo_ray.sandbox.process_runner import ProcessRunner
@@ -166,6 +168,7 @@ def test_leftover_processes_are_killed(pool):
 
 OWNER = """
 import sys
+
 from pgrpo_ray.sandbox.plan import make_request
 from pgrpo_ray.sandbox.process_runner import ProcessRunner
 from pgrpo_ray.types import Limits, Problem, StdinCase, TestStyle
@@ -314,3 +317,14 @@ def test_a_forged_statement_about_all_calls_is_not_believed(pool):
     )
     for claim in ("[]", "[['ok', '3']]", "{'a': 1}", "[['value', '3'], ['value', '11'], ['value', '11']]", "5", "[5]"):
         assert pool.judge(ADD, forge % claim).verdict not in (Verdict.PASSED, None), claim
+
+
+def test_a_case_takes_no_less_than_no_time_where_the_kernels_accounts_differ():
+    """Its rusage gives a dead process a little less than its clock gave the living one."""
+    session = object.__new__(Session)
+    session.warden = SimpleNamespace(place_cpu_s=lambda: None)
+    session.living = list
+    session.deaths, session.cpu_mark = {7: {"spent_s": 0.0119}}, 0.012
+    assert session.cpu_s() == 0.012
+    session.deaths = {7: {"spent_s": 0.0135}}
+    assert session.cpu_s() == 0.0135

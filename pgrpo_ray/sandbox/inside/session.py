@@ -241,9 +241,9 @@ class Session:
         dead = max((death["spent_s"] for death in self.deaths.values()), default=0.0)
         spent = dead + sum(clock for clock in clocks.values() if clock is not None)
         place = self.warden.place_cpu_s()
-        if place is None or place - self.place_mark < spent + OWN_CPU_S:
-            return spent
-        return place - self.place_mark  # it has disowned children, whose time nobody reports
+        if place is not None and place - self.place_mark >= spent + OWN_CPU_S:
+            spent = place - self.place_mark  # it has disowned children, whose time nobody reports
+        return max(spent, self.cpu_mark)  # the kernel's accounts of the living and of the dead differ by microseconds
 
     def listen(self, link):
         """Take whole statements off a link."""
