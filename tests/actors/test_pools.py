@@ -120,9 +120,9 @@ def test_what_a_hanging_pool_keeps_another_judges(make_pools, group):
     assert pools.overdue([judging]) == [judging]
     assert pools.answer(judging, 30) is None
     again = pools.again(judging)
+    assert pools.judge(group).tried[0].name == "pool 1"  # the hanging one rests, though nobody has fewer groups
     assert pools.overdue([again]) == []
     assert pools.answer(again, 30)["verdict"].to_pylist() == ["passed", None]
-    assert pools.judge(group).tried[0].name == "pool 1"  # the hanging one rests, though nobody has fewer groups
     assert pools.counts().judged_again == 1
 
 
