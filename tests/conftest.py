@@ -41,9 +41,9 @@ def tiny_section():
 
 
 @pytest.fixture(scope="session")
-def starter_cache(tmp_path_factory) -> Path:
-    """One cache for the session, so that the tiny starter is made once."""
-    return tmp_path_factory.mktemp("starter-cache")
+def starter_cache(pytestconfig) -> Path:
+    """One cache for all sessions of a checkout, so that a tiny starter is made once; its name says what it is of."""
+    return pytestconfig.cache.mkdir("starter")
 
 
 @pytest.fixture(scope="session")

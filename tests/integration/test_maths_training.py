@@ -21,7 +21,7 @@ LOCAL = Path(__file__).parents[2] / "cluster" / "local-maths.yaml"
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(starter_cache, tmp_path_factory):
     """The run's folder, its config, the starter's paths and what the terminal said."""
     folder = tmp_path_factory.mktemp("maths")
     sizes = {"sft_steps": 100, "reward_model_steps": 10, "train_problems": 200, "heldout_problems": 16}
@@ -36,7 +36,7 @@ def finished(tmp_path_factory):
     }
     terminal = io.StringIO()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PGRPO_CACHE", str(folder / "cache"))
+        patch.setenv("PGRPO_CACHE", str(starter_cache))
         patch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
         config = load(LOCAL, [f"{key}={value}" for key, value in overrides.items()])
         run = launch.run(config, Console(file=terminal, width=200))
