@@ -207,10 +207,8 @@ class Driver:
         if self._checkpoints.due(step):
             self._display.stage("copying the learner's state")
             self._checkpoints.finish(self._flow.wait_any)  # before the state is taken, as groups move meanwhile
-            best_by = metrics.get(self._config.checkpoint.best_by, np.nan)
-            value = float(best_by) if np.isfinite(best_by) else None
             keep = partial(self._backlog.keep_done, self._fleet.recorder)
-            self._checkpoints.begin(self._state(), value, keep, self._timeout_s, self._flow.wait_any)
+            self._checkpoints.begin(self._state(), metrics, keep, self._timeout_s, self._flow.wait_any)
         return time.monotonic() - began
 
     def _state(self) -> RunState:

@@ -6,8 +6,10 @@ before the next one, commit what has been written whole; nothing else makes a ch
 full disk, is told, and leaves those before it; too many in a row end the run.
 """
 
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 import ray
@@ -22,6 +24,8 @@ from pgrpo_ray.obs.checkpoints import STATE, CheckpointStore
 
 CHECKPOINT = "checkpoint"
 """Concurrency group of a learner rank's `write_snapshot`, which runs beside its updates."""
+SOMETIMES = "heldout_pass_at_1"
+"""The number that only a step with an evaluation has."""
 
 
 class Checkpointer:
@@ -41,6 +45,8 @@ class Checkpointer:
         self._value: float | None = None
         self._files: dict[str, FileFacts] = {}
         self._failures = 0
+        self._told = False
+        """That no step has the number that the best is chosen by."""
 
     def due(self, step: int) -> bool:
         """Whether the run wants one after this step."""
@@ -50,17 +56,18 @@ class Checkpointer:
     def begin(
         self,
         state: RunState,
-        value: float | None,
+        metrics: Mapping[str, float],
         keep: Callable[[str], list[Any]],
         timeout_s: float,
         wait_any: waits.WaitAny,
     ) -> None:
         """Begin a checkpoint of the state that learner and driver are in; the one before must be finished.
 
-        `value`: of the metric that the best is chosen by. `keep` is given the draft, and returns references of the
+        `metrics` has the number that the best is chosen by. `keep` is given the draft, and returns references of the
         files that others put into it. Raises `OwnershipError` where another process writes them by now.
         """
-        self._began, self._step, self._value = time.monotonic(), state.step, value
+        self._began, self._step = time.monotonic(), state.step
+        self._value = self._value_in(metrics)
         self._draft = ""  # the last one's is a checkpoint by now, which a failure must not remove
         try:
             self._store.check_owner()
@@ -101,6 +108,17 @@ class Checkpointer:
             self._failed(error)
             return
         self._failures = 0
+
+    def _value_in(self, metrics: Mapping[str, float]) -> float | None:
+        """Return the number that the best is chosen by, None where this step has none; tell once of an unknown name."""
+        name = self._section.best_by
+        if name not in metrics and name != SOMETIMES and not self._told:
+            self._told = True
+            near = ", ".join(get_close_matches(name, metrics, 3)) or "see metrics.jsonl"
+            why = escape(f"checkpoint.best_by={name!r}: step {self._step} has no such number (near: {near}).")
+            self._note(f"[red]{why} No checkpoint is kept as the best until one has.[/red]")
+        value = metrics.get(name, math.nan)
+        return float(value) if math.isfinite(value) else None
 
     def _failed(self, error: PgrpoError) -> None:
         """Tell that there is no checkpoint of this step. Raises `error` where that has happened too often."""

@@ -1,6 +1,6 @@
 """A checkpoint that cannot be begun: told, counted, and no harm to the one before."""
 
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 
 import pytest
 
@@ -30,9 +30,9 @@ class Store(CheckpointStore):
         return super().begin(step)
 
 
-def begin(checkpointer, step):
+def begin(checkpointer, step, metrics=MappingProxyType({})):
     state = SimpleNamespace(step=step, model_dump_json=lambda: "{}")
-    checkpointer.begin(state, None, lambda draft: [], 1.0, waits.wait_any)
+    checkpointer.begin(state, metrics, lambda draft: [], 1.0, waits.wait_any)
 
 
 @pytest.fixture
@@ -64,3 +64,18 @@ def test_who_was_replaced_ends_at_once(store):
     checkpointer = Checkpointer(store, CheckpointSection(max_failures=2), [], pytest.fail)
     with pytest.raises(OwnershipError):
         begin(checkpointer, 1)
+
+
+def test_a_name_that_no_number_has_is_told_once_with_what_it_may_mean(store):
+    told = []
+    checkpointer = Checkpointer(store, CheckpointSection(best_by="pas_rate"), [], told.append)
+    for step in (1, 2):
+        begin(checkpointer, step, {"pass_rate": 0.5, "entropy": 1.0})
+    assert len(told) == 1
+    assert "checkpoint.best_by='pas_rate': step 1 has no such number (near: pass_rate)" in told[0]
+
+
+@pytest.mark.parametrize("best_by", ["heldout_pass_at_1", "pass_rate"])
+def test_a_number_that_only_some_steps_have_is_no_wrong_name(store, best_by):
+    checkpointer = Checkpointer(store, CheckpointSection(best_by=best_by), [], pytest.fail)
+    begin(checkpointer, 1, {"pass_rate": float("nan")})
