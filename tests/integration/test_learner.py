@@ -128,7 +128,59 @@ def learner_config(num_ranks, **algo):
     )
 
 
-def updates(path, batch, config, num_updates=1, micro_batch_tokens=4096, save_after_first=None, role=LearnerRole):
+class Host:
+    """A process that is one learner rank after another: DeepSpeed takes longer to import than any of them lives."""
+
+    free_port = LearnerRole.free_port
+
+    def be(self, role, config, path, rank, port):
+        self.role = role(config, path)
+        self.role.join(rank, "127.0.0.1", port)
+
+    def ask(self, method, *args):
+        return getattr(self.role, method)(*args)
+
+
+@pytest.fixture(scope="module")
+def hosts(local_ray):
+    """Gives so many hosts, the same ones each time, with the port of their process group; and ends them."""
+    groups = {}
+    make = ray.remote(Host).options(num_cpus=1, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}})
+
+    def give(num_ranks):
+        if num_ranks not in groups:
+            actors = [make.remote() for _ in range(num_ranks)]
+            groups[num_ranks] = actors, ray.get(actors[0].free_port.remote())
+        return groups[num_ranks]
+
+    def end(num_ranks):
+        for actor in groups.pop(num_ranks)[0]:
+            ray.kill(actor)
+
+    yield give, end
+    for num_ranks in list(groups):
+        end(num_ranks)
+
+
+@pytest.fixture
+def updates(hosts):
+    give, end = hosts
+
+    def updates(path, batch, config, *args, role=LearnerRole, **options):
+        num_ranks = config.learner.num_ranks
+        actors, port = give(num_ranks)
+        try:
+            asked = [actor.be.remote(role, config, str(path), rank, port) for rank, actor in enumerate(actors)]
+            ray.get(asked, timeout=120)
+            return updates_of(actors, batch, config, *args, **options)
+        except Exception:
+            end(num_ranks)  # one may wait for another for ever
+            raise
+
+    return updates
+
+
+def updates_of(ranks, batch, config, num_updates=1, micro_batch_tokens=4096, save_after_first=None):
     """Reports of rank 0 after each of some updates on the same batch, and the plan."""
     tables, advantages = batch
     num_ranks = config.learner.num_ranks
@@ -147,28 +199,18 @@ def updates(path, batch, config, num_updates=1, micro_batch_tokens=4096, save_af
         0,
         every_row=every_row,
     )
-    make = ray.remote(role).options(num_cpus=1, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}})
-    ranks = [make.remote(config, str(path)) for _ in range(num_ranks)]
-    try:
-        port = ray.get(ranks[0].free_port.remote())
-        ray.get([actor.join.remote(rank, "127.0.0.1", port) for rank, actor in enumerate(ranks)], timeout=120)
-        aggregation, reports = config.algo.aggregation, []
-        numbers, sizes = np.arange(GROUPS), np.full(GROUPS, SIZE)
-        places = Places(numbers, 0 * numbers, sizes, sizes)
-        shares = [
-            share_of(plan, rank, advantages, responses, places, aggregation, LONGEST, 0) for rank in range(num_ranks)
+    aggregation, reports = config.algo.aggregation, []
+    numbers, sizes = np.arange(GROUPS), np.full(GROUPS, SIZE)
+    places = Places(numbers, 0 * numbers, sizes, sizes)
+    shares = [share_of(plan, rank, advantages, responses, places, aggregation, LONGEST, 0) for rank in range(num_ranks)]
+    for number in range(num_updates):
+        running = [
+            actor.ask.remote("update", share, *[tables[table] for table in share.tables])
+            for actor, share in zip(ranks, shares, strict=True)
         ]
-        for number in range(num_updates):
-            running = [
-                actor.update.remote(share, *[tables[table] for table in share.tables])
-                for actor, share in zip(ranks, shares, strict=True)
-            ]
-            reports.append(ray.get(running, timeout=120)[0])
-            if number == 0 and save_after_first is not None:
-                ray.get([actor.save.remote(str(save_after_first)) for actor in ranks], timeout=120)
-    finally:
-        for actor in ranks:
-            ray.kill(actor)
+        reports.append(ray.get(running, timeout=120)[0])
+        if number == 0 and save_after_first is not None:
+            ray.get([actor.ask.remote("save", str(save_after_first)) for actor in ranks], timeout=120)
     return reports, plan
 
 
@@ -193,7 +235,7 @@ WHOLE = {
     ],
     ids=["whole", "two ranks", "mean of means, importance", "fixed length, cispo", "gspo"],
 )
-def test_loss_and_gradient_are_those_of_the_whole(tiny_starter, batch, num_ranks, micro_batch_tokens, changes):
+def test_loss_and_gradient_are_those_of_the_whole(updates, tiny_starter, batch, num_ranks, micro_batch_tokens, changes):
     algo = WHOLE | changes
     config = learner_config(num_ranks, **algo)
     (report,), plan = updates(tiny_starter.policy, batch, config, micro_batch_tokens=micro_batch_tokens)
@@ -209,7 +251,7 @@ def test_loss_and_gradient_are_those_of_the_whole(tiny_starter, batch, num_ranks
     assert 0.5 < report["effective_sample_frac"] < 1  # gaps of 0.3 nats: exp(-0.09) = 0.91
 
 
-def test_the_kl_to_the_first_policy_is_that_of_the_policy_as_saved(tiny_starter, batch, tmp_path):
+def test_the_kl_to_the_first_policy_is_that_of_the_policy_as_saved(updates, tiny_starter, batch, tmp_path):
     config = learner_config(2, kl_weight=0.5, **WHOLE)
     (first, second), plan = updates(tiny_starter.policy, batch, config, 2, 50, save_after_first=tmp_path)
     assert first["kl_reference"] == pytest.approx(0, abs=1e-9)
@@ -229,7 +271,7 @@ def test_the_kl_to_the_first_policy_is_that_of_the_policy_as_saved(tiny_starter,
     assert second["kl_reference"] > 1e-5
 
 
-def test_the_ratio_of_a_later_mini_batch_is_to_the_policy_before_the_first_step(tiny_starter, batch):
+def test_the_ratio_of_a_later_mini_batch_is_to_the_policy_before_the_first_step(updates, tiny_starter, batch):
     """Two optimizer steps in one update, on two ranks, against plain torch and AdamW."""
     algo = WHOLE | {"old_logprobs": "learner", "num_mini_batches": 2}
     config = learner_config(2, **algo)
@@ -291,7 +333,7 @@ def faulty(value):
 
 
 @pytest.mark.parametrize("value", [math.nan, -math.inf])
-def test_logprobs_that_are_no_numbers_cost_a_step_and_are_named(tiny_starter, batch, value):
+def test_logprobs_that_are_no_numbers_cost_a_step_and_are_named(updates, tiny_starter, batch, value):
     """On two ranks, of which one meets them; the next update is that of a learner which never did."""
     config = learner_config(2, **WHOLE)
     (skipped, after), plan = updates(tiny_starter.policy, batch, config, 2, 80, role=faulty(value))
@@ -308,7 +350,7 @@ def test_logprobs_that_are_no_numbers_cost_a_step_and_are_named(tiny_starter, ba
     assert clean["rank_digest"] == digest_of(map(rows.digest, plan.rows_of(0).tolist()))
 
 
-def test_too_many_skipped_steps_in_a_row_end_the_run_and_name_the_rollouts(tiny_starter, batch):
+def test_too_many_skipped_steps_in_a_row_end_the_run_and_name_the_rollouts(updates, tiny_starter, batch):
     config = learner_config(2, **WHOLE)
     learner = config.learner.model_copy(update={"max_skipped_steps": 1})
     config = config.model_copy(update={"learner": learner})
@@ -317,7 +359,7 @@ def test_too_many_skipped_steps_in_a_row_end_the_run_and_name_the_rollouts(tiny_
 
 
 @pytest.mark.parametrize("columns", [["response"], ["prompt"], ["response_ids", "rollout_logprobs"]], ids=str)
-def test_columns_that_slipped_are_noticed_where_tokens_are_trained_on(tiny_starter, batch, columns):
+def test_columns_that_slipped_are_noticed_where_tokens_are_trained_on(updates, tiny_starter, batch, columns):
     """By one row, but for prompts, which a group shares: by one group."""
     tables, advantages = batch
     whole = pa.concat_tables(tables).combine_chunks()
@@ -345,6 +387,6 @@ class Poisoned(LearnerRole):
             pass
 
 
-def test_weights_that_are_no_numbers_are_not_published(tiny_starter, batch, tmp_path):
+def test_weights_that_are_no_numbers_are_not_published(updates, tiny_starter, batch, tmp_path):
     with pytest.raises(WeightSyncError, match=r"learner: \S+ holds values that are no finite numbers"):
         updates(tiny_starter.policy, batch, learner_config(2, **WHOLE), save_after_first=tmp_path, role=Poisoned)
