@@ -941,7 +941,7 @@ _LINK = """
 """
 _WIRE = """
         import json, os, struct, sys
-        judge = sys._getframe(1).f_globals
+        judge = sys._getframe(1).f_globals['Server'].serve.__globals__
         kept = judge['send']
         def change_answers(change):
             judge['send'] = lambda fd, message: kept(fd, change(message))
