@@ -24,6 +24,7 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM
 
 from pgrpo_ray import launch
+from pgrpo_ray.actors.batch import reward_groups
 from pgrpo_ray.actors.demands import Demand, Group, Shipment
 from pgrpo_ray.actors.reservation import ray_session
 from pgrpo_ray.actors.spawn import fleet
@@ -259,7 +260,7 @@ class StageByStage(Driver):
         requests = {request.problem_id: request for request in demand.requests}
         groups = [Group(one, requests[i], 0, one.scalars.num_rows) for one, i in zip(alone, ids, strict=True)]
         groups.sort(key=lambda group: demand.places[group.request.problem_id])
-        return self._reward(groups), time.monotonic()
+        return reward_groups(groups, self._arm, self._config.algo, self._policy_version), time.monotonic()
 
     def _ask(self, requests, version):
         section = self._config.rollout
