@@ -148,19 +148,8 @@ class EvaluationConfig(ConfigTree):
                     "lower --k.",
                     path="evaluation.k",
                 )
-        if self.sandbox.deadline_s >= self.cluster.stage_timeout_s:
-            raise ConfigError(
-                f"sandbox.deadline_s ({self.sandbox.deadline_s:g}) must be less than cluster.stage_timeout_s "
-                f"({self.cluster.stage_timeout_s:g}): else one group of slow programs ends the evaluation. Lower the "
-                "one or raise the other.",
-                path="sandbox.deadline_s",
-            )
-        if self.cluster.address != "local" and self.sandbox.backend == "process":
-            raise ConfigError(
-                "sandbox.backend=process isolates too weakly for a cluster, where model code would sit beside other "
-                "people's data. Set sandbox.backend=docker.",
-                path="sandbox.backend",
-            )
+        self.sandbox.check_deadline(self.cluster, "the evaluation")
+        self.sandbox.check_isolation(self.cluster)
 
     def _check_benchmark(self) -> None:
         section = self.benchmark

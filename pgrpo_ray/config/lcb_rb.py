@@ -165,19 +165,8 @@ class LcbRbConfig(ConfigTree):
                 "problem. Set it to 2 or more (the paper: 50).",
                 path="rollout.group_size",
             )
-        if self.cluster.address != "local" and self.sandbox.backend == "process":
-            raise ConfigError(
-                "sandbox.backend=process isolates too weakly for a cluster, where model code would sit beside other "
-                "people's data. Set sandbox.backend=docker.",
-                path="sandbox.backend",
-            )
-        if self.sandbox.deadline_s >= self.cluster.stage_timeout_s:
-            raise ConfigError(
-                f"sandbox.deadline_s ({self.sandbox.deadline_s:g}) must be less than cluster.stage_timeout_s "
-                f"({self.cluster.stage_timeout_s:g}): else one group of slow programs ends the build. Lower the one or "
-                "raise the other.",
-                path="sandbox.deadline_s",
-            )
+        self.sandbox.check_isolation(self.cluster)
+        self.sandbox.check_deadline(self.cluster, "the build")
         if self.judge.kind == "llm":
             self.judge.chat.check("judge.chat")
 

@@ -85,12 +85,7 @@ class RunConfig(ConfigTree):
             self._check_starter_sizes()
         self._check_lengths()
         self._check_deadlines()
-        if self.cluster.address != "local" and self.sandbox.backend == "process":
-            raise ConfigError(
-                "sandbox.backend=process isolates too weakly for a cluster run, where model code would sit beside "
-                "other people's data. Set sandbox.backend=docker.",
-                path="sandbox.backend",
-            )
+        self.sandbox.check_isolation(self.cluster)
 
     def _check_gpus(self) -> None:
         """Refuse a GPU that two roles cannot share, and a transport that has no way between theirs."""
@@ -197,13 +192,7 @@ class RunConfig(ConfigTree):
 
     def _check_deadlines(self) -> None:
         """Refuse what would be given up only after the run is."""
-        if self.sandbox.deadline_s >= self.cluster.stage_timeout_s:
-            raise ConfigError(
-                f"sandbox.deadline_s ({self.sandbox.deadline_s:g}) must be less than cluster.stage_timeout_s "
-                f"({self.cluster.stage_timeout_s:g}): else one group of slow programs ends the run instead of being "
-                "left unscored. Lower the one or raise the other.",
-                path="sandbox.deadline_s",
-            )
+        self.sandbox.check_deadline(self.cluster, "the run instead of being left unscored")
         if self.reward_model.deadline_s >= self.cluster.stage_timeout_s:
             raise ConfigError(
                 f"reward_model.deadline_s ({self.reward_model.deadline_s:g}) must be less than cluster.stage_timeout_s "

@@ -134,6 +134,25 @@ class SandboxSection(Section):
     retries: int = Field(2, ge=0)
     """How often a program is judged again on a fresh slot when the machinery failed."""
 
+    def check_isolation(self, cluster: "ClusterSection") -> None:
+        """Refuse the weak sandbox where the machine is not the user's own. Raises `ConfigError`."""
+        if cluster.address != "local" and self.backend == "process":
+            raise ConfigError(
+                "sandbox.backend=process isolates too weakly for a cluster, where model code would sit beside other "
+                "people's data. Set sandbox.backend=docker.",
+                path="sandbox.backend",
+            )
+
+    def check_deadline(self, cluster: "ClusterSection", consequence: str) -> None:
+        """Refuse to give programs up only after the job is; `consequence`: what they end then. Raises `ConfigError`."""
+        if self.deadline_s >= cluster.stage_timeout_s:
+            raise ConfigError(
+                f"sandbox.deadline_s ({self.deadline_s:g}) must be less than cluster.stage_timeout_s "
+                f"({cluster.stage_timeout_s:g}): else one group of slow programs ends {consequence}. Lower the one or "
+                "raise the other.",
+                path="sandbox.deadline_s",
+            )
+
 
 class RewardModelSection(Section):
     """The Bradley-Terry model that scores reasoning, and the server that holds it."""
